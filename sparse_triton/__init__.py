@@ -1,0 +1,13 @@
+"""Inference with pruned neural networks: kernels specialised on the weight's sparsity pattern.
+
+>>> import torch, sparse_triton as st
+>>> W = torch.randn(64, 64) * (torch.rand(64, 64) < 0.1)
+>>> Y = st.spmm(W, torch.randn(64, 100))
+"""
+
+from sparse_triton import errors
+from sparse_triton.matrix import SparseMatrix
+from sparse_triton.ops import linear, spmm
+
+__version__ = "0.1.0"
+__all__ = ["SparseMatrix", "__version__", "errors", "linear", "spmm"]

@@ -1,0 +1,210 @@
+"""Kernel source in, loaded kernel out. Compiling needs no GPU; Triton's own disk cache remembers.
+
+Every Triton kernel of the library begins with the parameters ``x, y, bias, residual``, goes on with
+the ``arrays`` and ``scalars`` of its source, and ends with its ``constants``.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from numpy.typing import NDArray
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+from triton.errors import TritonError
+from triton.runtime.driver import driver
+
+from sparse_triton.errors import BuildError
+from sparse_triton.kernels.family import Run
+
+POINTER = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16", "int32": "*i32", "int64": "*i64", "int16": "*i16"}  # fmt: skip
+ALIGNED = [["tt.divisibility", 16]]
+
+
+@dataclass(frozen=True, eq=False)
+class KernelSource:
+    """A Triton function with everything it is specialised on, and the data it reads besides X.
+
+    x_dtype  dtype of x, y, bias and residual; x, y and residual are 16-byte aligned
+    grid     programs along the three axes
+    """
+
+    fn: Any
+    constants: Mapping[str, Any]
+    x_dtype: str
+    arrays: Mapping[str, NDArray[Any]]
+    scalars: Mapping[str, int]
+    grid: tuple[int, int, int]
+    num_warps: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TritonKernel:
+    """A compiled kernel, not yet on a device."""
+
+    source: KernelSource
+    compiled: CompiledKernel
+
+    def bind(self, device: torch.device) -> Run:
+        """Load the code, upload the arrays, and return the launch: about 5 us of host time."""
+        with torch.cuda.device(device):
+            try:
+                call = self.compiled.run  # loads the module on first use
+            except TritonError as e:
+                raise BuildError(f"{self.compiled.name} does not fit on this device: {e}") from e
+            arrays = [_upload(a, device) for a in self.source.arrays.values()]
+        return _launcher(self, call, arrays)
+
+
+_uploads: weakref.WeakValueDictionary[tuple[int, torch.device], torch.Tensor] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def _upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """The array on the device, once per array: launches keep both alive."""
+    key = (id(array), device)
+    tensor = _uploads.get(key)
+    if tensor is None:
+        tensor = _uploads[key] = torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    return tensor
+
+
+def _launcher(kernel: TritonKernel, call: Any, arrays: list[torch.Tensor]) -> Run:
+    source, compiled = kernel.source, kernel.compiled
+    rest = (
+        *(a.data_ptr() for a in arrays),
+        *source.scalars.values(),
+        *(None for _ in source.constants),
+    )
+    gx, gy, gz = source.grid
+    function, metadata = compiled.function, compiled.packed_metadata
+    current_stream = driver.active.get_current_stream
+    index = arrays[0].device.index
+
+    def run(
+        X: torch.Tensor,
+        Y: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        _keep_alive: tuple[Any, ...] = (kernel, arrays),
+    ) -> None:
+        call(
+            gx, gy, gz, current_stream(index), function, metadata, None, None, None,
+            X.data_ptr(), Y.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            None if residual is None else residual.data_ptr(),
+            *rest,
+        )  # fmt: skip
+
+    return run
+
+
+def compile_kernel(source: KernelSource, arch: int) -> TritonKernel:
+    """Compile for compute capability ``arch`` (90 for sm_90).
+
+    Raises ``BuildError`` with the compiler's words.
+    """
+    ast = ASTSource(
+        fn=source.fn,
+        signature=_signature(source),
+        constexprs=_constexprs(source),
+        attrs=_attributes(source),
+    )
+    options = {"num_warps": source.num_warps, "enable_fp_fusion": True, **source.options}
+    try:
+        compiled = triton.compile(ast, target=GPUTarget("cuda", arch, 32), options=options)
+    except (TritonError, RuntimeError, subprocess.SubprocessError) as e:
+        raise BuildError(f"{source.fn.__name__} does not compile for sm_{arch}: {e}") from e
+    return TritonKernel(source, compiled)
+
+
+def _constexprs(source: KernelSource) -> dict[str, Any]:
+    """The constants, and None for a bias or residual that is not there."""
+    absent = {
+        name: None
+        for name, flag in (("bias", "HAS_BIAS"), ("residual", "HAS_RESIDUAL"))
+        if not source.constants[flag]
+    }
+    return {**source.constants, **absent}
+
+
+def _signature(source: KernelSource) -> dict[str, str]:
+    """A type for each parameter, in the function's order."""
+    pointer = POINTER[source.x_dtype]
+    types = {name: pointer for name in ("x", "y", "bias", "residual")}
+    types |= {name: POINTER[str(a.dtype)] for name, a in source.arrays.items()}
+    types |= {name: "i64" for name in source.scalars}
+    types |= {name: "constexpr" for name in _constexprs(source)}
+    expected = ["x", "y", "bias", "residual", *source.arrays, *source.scalars, *source.constants]
+    assert list(source.fn.arg_names) == expected, (source.fn.arg_names, expected)
+    return {name: types[name] for name in source.fn.arg_names}
+
+
+def _attributes(source: KernelSource) -> dict[tuple[int, ...], Any]:
+    """What Triton may assume: aligned pointers (not bias, which is read by the element) and scalars."""
+    constants = _constexprs(source)
+    aligned = {"x", "y", "residual", *source.arrays}
+    aligned |= {name for name, value in source.scalars.items() if value % 16 == 0}
+    return {
+        (i,): ALIGNED
+        for i, name in enumerate(source.fn.arg_names)
+        if name in aligned and name not in constants
+    }
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one thread and one program of a compiled kernel take."""
+
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    code_bytes: int
+
+
+def resources(kernel: TritonKernel) -> Resources:
+    """Read off the binary with the ``cuobjdump`` that Triton ships; needs no GPU."""
+    text = _disassembler("cuobjdump", "--dump-resource-usage", kernel)
+
+    def number(name: str) -> int:
+        found = re.search(rf"\b{name}:(\d+)", text)
+        return int(found.group(1)) if found else 0
+
+    code = len(re.findall(r"/\*[0-9a-f]{4,}\*/\s+\S", sass(kernel))) * 16
+    return Resources(number("REG"), number("STACK") + number("LOCAL"), number("SHARED"), code)
+
+
+def sass(kernel: TritonKernel) -> str:
+    """The machine code as text."""
+    return _disassembler("nvdisasm", "--print-code", kernel)
+
+
+@functools.lru_cache(maxsize=64)
+def _disassembler(tool: str, option: str, kernel: TritonKernel) -> str:
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
+        f.write(kernel.compiled.asm["cubin"])
+        f.flush()
+        done = subprocess.run([path, option, f.name], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def run_interpreted(source: KernelSource, X: Any, Y: Any, bias: Any = None, residual: Any = None) -> None:
+    """Run a source on host tensors under ``TRITON_INTERPRET=1``: how tests read kernels without a GPU."""
+    arrays = [torch.from_numpy(np.ascontiguousarray(a)) for a in source.arrays.values()]
+    source.fn[source.grid](
+        X, Y, bias, residual, *arrays, *source.scalars.values(), **source.constants
+    )

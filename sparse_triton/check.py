@@ -1,0 +1,64 @@
+"""The laws of a call's arguments: each its own message with law, values and remedy."""
+
+from __future__ import annotations
+
+import torch
+
+from sparse_triton.errors import ActivationError, DeviceError, DtypeError, ShapeError
+from sparse_triton.matrix import FLOAT_DTYPES
+from sparse_triton.numerics import ACTIVATIONS
+
+Tensor = torch.Tensor
+
+
+def check_call(
+    w_shape: tuple[int, int],
+    X: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    token_major: bool,
+) -> None:
+    """Raise the ``InputError`` of the first law the arguments break."""
+    M, K = w_shape
+    _check_x(X, K, token_major)
+    if bias is not None:
+        _check_operand("bias", bias, (M,), X)
+    if residual is not None:
+        y_shape = (*X.shape[:-1], M) if token_major else (*X.shape[:-2], M, X.shape[-1])
+        _check_operand("residual", residual, y_shape, X)
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ActivationError(
+            f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+        )
+
+
+def _check_x(X: Tensor, K: int, token_major: bool) -> None:
+    form = "[..., K]" if token_major else "[..., K, N]"
+    if X.layout is not torch.strided:
+        raise ShapeError(f"X must be a dense tensor {form}, got {X.layout}; use X.to_dense()")
+    if X.ndim < (1 if token_major else 2):
+        raise ShapeError(f"X must have shape {form}, got {tuple(X.shape)}")
+    if X.dtype not in FLOAT_DTYPES:
+        raise DtypeError(f"X must be float32, float16 or bfloat16, got {X.dtype}; use X.float()")
+    got = X.shape[-1 if token_major else -2]
+    if got != K:
+        other = X.shape[-2 if token_major else -1] if X.ndim > 1 else None
+        hint = "; X looks transposed, use X.mT" if other == K else ""
+        raise ShapeError(f"W has K = {K} columns, X {form} has K = {got} in {tuple(X.shape)}{hint}")
+
+
+def _check_operand(name: str, t: Tensor, shape: tuple[int, ...], X: Tensor) -> None:
+    if tuple(t.shape) != shape:
+        raise ShapeError(f"{name} must have shape {shape}, got {tuple(t.shape)}")
+    if t.dtype != X.dtype:
+        raise DtypeError(f"{name} must have X's dtype {X.dtype}, got {t.dtype}; use {name}.to(X.dtype)")
+    if t.device != X.device:
+        raise DeviceError(f"{name} is on {t.device}, X on {X.device}; use {name}.to(X.device)")
+
+
+def check_out(out: Tensor, shape: tuple[int, ...], X: Tensor) -> None:
+    """``out`` must be Y's shape, dtype and device, and share no memory with X."""
+    _check_operand("out", out, shape, X)
+    if out.numel() and out.untyped_storage().data_ptr() == X.untyped_storage().data_ptr():
+        raise ShapeError("out must not share memory with X: rows of X are read after Y is written")

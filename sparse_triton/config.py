@@ -1,0 +1,93 @@
+"""``KernelConfig``: the launch parameters that are searched, stored and explained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from sparse_triton.errors import ConfigError
+
+RowBlocks = Literal["even_rows", "even_nnz", "sorted"]
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """How one problem is cut and which kernel family runs it.
+
+    kernel      family: "unrolled", "gather", "dense", "cpu"
+    M_blocks    row blocks (a count, not a size)
+    N_blocks    column tiles (a count, not a size)
+    Gy          thread groups that share a row block's K range by equal nnz
+    vector      adjacent columns of one lane
+    row_blocks  "even_rows" in natural order; "even_nnz" deals rows so that blocks weigh the same;
+                "sorted" puts rows of similar length together
+    prefetch    loads issued ahead of their use
+    sync_every  instructions between barriers that keep warps in lock step; 0: none
+
+    Families ignore what they do not name in their ``space``. Validity is one rule:
+    ``family.why_not(problem, config, device)``.
+    """
+
+    kernel: str
+    M_blocks: int = 1
+    N_blocks: int = 1
+    Gy: int = 1
+    vector: int = 1
+    row_blocks: RowBlocks = "even_rows"
+    prefetch: int = 8
+    sync_every: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(d: dict[str, Any]) -> KernelConfig:
+        """The inverse of ``to_dict``; raises ``ConfigError`` for fields it does not know."""
+        known = {f.name: f for f in fields(KernelConfig)}
+        unknown = sorted(set(d) - set(known))
+        if unknown or "kernel" not in d:
+            raise ConfigError(
+                f"a configuration has the fields {sorted(known)}, got {sorted(d)}; "
+                + (f"remove {unknown}" if unknown else "name the kernel")
+            )
+        for name, value in d.items():
+            want = str if name in ("kernel", "row_blocks") else int
+            if not isinstance(value, want) or isinstance(value, bool):
+                raise ConfigError(f"{name} must be {want.__name__}, got {value!r}")
+        return KernelConfig(**d)
+
+    def __str__(self) -> str:
+        shown = [f"{n}={getattr(self, n)}" for n in ("M_blocks", "N_blocks", "Gy")]
+        for f in fields(self)[4:]:
+            value = getattr(self, f.name)
+            if value != f.default:
+                shown.append(f"{f.name}={value}")
+        return f"{self.kernel}({', '.join(shown)})"
+
+
+def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | None:
+    """The laws every family shares: positive counts, a known way to cut rows."""
+    for name in ("M_blocks", "N_blocks", "Gy", "vector", "prefetch"):
+        if getattr(config, name) < 1:
+            return f"{name} must be at least 1, got {getattr(config, name)}"
+    if config.sync_every < 0:
+        return f"sync_every must be 0 (never) or positive, got {config.sync_every}"
+    if config.row_blocks not in row_blocks:
+        return f"row_blocks must be one of {row_blocks} for {config.kernel}, got {config.row_blocks!r}"
+    return None
+
+
+def powers_of_two(low: int, high: int) -> tuple[int, ...]:
+    """``low, 2 low, …`` up to ``high``; at least ``low``."""
+    out = [low]
+    while out[-1] * 2 <= high:
+        out.append(out[-1] * 2)
+    return tuple(out)
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def next_power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()

@@ -1,0 +1,89 @@
+"""Family ``dense``: the library call a user would make instead. Always a candidate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.kernels.family import Family, Kernel, Run, Space
+from sparse_triton.problem import Epilogue, Layout, SpmmProblem
+
+if TYPE_CHECKING:
+    from sparse_triton.plan import Plan
+
+
+class Dense(Family):
+    name = "dense"
+    device_kind = "any"
+
+    def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+        return None
+
+    def space(self, problem: SpmmProblem, device: Device) -> Space:
+        return {}
+
+    def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
+        return KernelConfig("dense")
+
+    def build(self, plan: Plan) -> Kernel:
+        return DenseKernel(plan)
+
+    def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.matmul(plan.csr.to_dense(), X, dtype=np.float32)
+
+
+class DenseKernel:
+    """``torch.matmul`` and element-wise calls, in the wider of the weight's and X's dtype."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def bind(self, device: torch.device) -> Run:
+        problem, epilogue = self.plan.problem, self.plan.problem.epilogue
+        B, M, K, N = problem.batch, problem.M, problem.K, problem.N
+        x_dtype = getattr(torch, problem.x_dtype)
+        dtype = torch.promote_types(x_dtype, getattr(torch, problem.w_dtype))
+        W = torch.from_numpy(self.plan.csr.to_dense()).to(device, dtype)
+        direct = dtype == x_dtype and (dtype == torch.float32 or epilogue == Epilogue())
+
+        def shaped(t: torch.Tensor, rows: int, layout: Layout) -> torch.Tensor:
+            return t.view(B, rows, N) if layout == "row" else t.view(B, N, rows).mT
+
+        def run(
+            X: torch.Tensor,
+            Y: torch.Tensor,
+            bias: torch.Tensor | None,
+            residual: torch.Tensor | None,
+        ) -> None:
+            x, y = shaped(X, K, problem.x_layout), shaped(Y, M, problem.y_layout)
+            if direct and B == 1:
+                torch.mm(W, x[0], out=y[0])
+                product = y
+            elif direct:
+                product = torch.matmul(W, x, out=y)
+            else:
+                product = torch.matmul(W, x.to(dtype)).float()
+            if bias is not None:
+                product += bias[:, None]
+            if residual is not None:
+                product += shaped(residual, M, problem.y_layout)
+            if epilogue.activation is not None:
+                product = _activate(product, epilogue.activation)
+            if product is not y:
+                y.copy_(product)
+
+        return run
+
+
+def _activate(y: torch.Tensor, activation: str) -> torch.Tensor:
+    match activation:
+        case "relu":
+            return y.relu_()
+        case "gelu":
+            return torch.nn.functional.gelu(y)
+    return torch.nn.functional.silu(y, inplace=True)

@@ -1,0 +1,60 @@
+"""The interface of a kernel family. One family is one object; adding one touches one file or folder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.problem import SpmmProblem
+
+if TYPE_CHECKING:
+    from sparse_triton.plan import Plan
+
+Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None], None]
+Space = Mapping[str, tuple[Any, ...]]
+
+
+class Kernel(Protocol):
+    """A built kernel. ``bind`` uploads what it reads and returns ``run(X, Y, bias, residual)``.
+
+    All tensors are dense and 16-byte aligned. X is [batch, K, N] (layout "row") or [batch, N, K]
+    ("column"), Y and residual [batch, M, N] or [batch, N, M], with any split of the leading
+    dimension; bias is [M]. ``run`` fills Y. It neither synchronises nor compiles, so it may be
+    captured in a CUDA graph.
+    """
+
+    def bind(self, device: torch.device) -> Run: ...
+
+
+class Family(ABC):
+    """What a family must say about itself."""
+
+    name: str
+    device_kind: str  # "cuda" or "cpu"
+
+    @abstractmethod
+    def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+        """Why the configuration cannot work (law, values, remedy), or None: it can."""
+
+    @abstractmethod
+    def space(self, problem: SpmmProblem, device: Device) -> Space:
+        """Candidate values of every field of ``KernelConfig`` this family listens to."""
+
+    @abstractmethod
+    def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
+        """The heuristic choice; legal wherever any configuration of the family is."""
+
+    @abstractmethod
+    def build(self, plan: Plan) -> Kernel:
+        """Generate and compile. Touches no tensor, launches nothing, needs no GPU."""
+
+    @abstractmethod
+    def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Meaning of the plan's decomposition in NumPy: W @ X [M, N] before the epilogue."""

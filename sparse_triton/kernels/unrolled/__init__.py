@@ -1,0 +1,74 @@
+"""Family ``unrolled``: the pattern and the values are the program.
+
+``ops`` (instructions) -> ``schedule`` (which, in what order) -> ``ptx`` (how they are spelled) ->
+``kernel`` (the Triton kernel around them); ``limits`` says what is legal, ``interpreter`` says in NumPy what the ops mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, powers_of_two
+from sparse_triton.device import Device
+from sparse_triton.kernels.family import Family, Kernel, Space
+from sparse_triton.kernels.unrolled.interpreter import interpret
+from sparse_triton.kernels.unrolled.limits import problem_why_not, resources_why_not, shape_why_not
+from sparse_triton.kernels.unrolled.schedule import unrolled_program
+from sparse_triton.problem import SpmmProblem
+
+if TYPE_CHECKING:
+    from sparse_triton.plan import Plan
+
+class Unrolled(Family):
+    name = "unrolled"
+    device_kind = "cuda"
+
+    def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+        reason = counts_why_not(config, ("even_rows", "even_nnz"))
+        if reason is None:
+            reason = problem_why_not(problem) or shape_why_not(problem, config)
+        return reason or resources_why_not(problem, config, device)
+
+    def space(self, problem: SpmmProblem, device: Device) -> Space:
+        return {
+            "M_blocks": powers_of_two(1, min(256, max(1, problem.M // 2))),
+            "N_blocks": powers_of_two(1, max(1, ceil_div(problem.N, 32))),
+            "Gy": (1, 2, 4, 8, 16),
+            "vector": tuple(v for v in (1, 2, 4) if problem.N % v == 0),
+            "row_blocks": ("even_rows", "even_nnz"),
+            "prefetch": (4, 8, 16, 32),
+            "sync_every": (0, 128, 256),
+        }
+
+    def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
+        """32 rows a program and up to 64 columns, fewer where the device would stay empty; Gy = 4
+        where programs are few. 16-bit inputs take two columns a lane where that fits."""
+        M_blocks = max(1, ceil_div(problem.M, 32))
+        lanes = 64
+        while lanes > 32 and M_blocks * ceil_div(problem.N, lanes) * problem.batch < 2 * device.cores:
+            lanes //= 2
+        programs = M_blocks * ceil_div(problem.N, lanes) * problem.batch
+        config = KernelConfig(
+            "unrolled",
+            M_blocks,
+            max(1, ceil_div(problem.N, lanes)),
+            Gy=4 if programs < 8 * device.cores else 2,
+            row_blocks="even_nnz",
+            prefetch=16,
+        )
+        paired = replace(config, vector=2, N_blocks=max(1, ceil_div(problem.N, 2 * lanes)))
+        wants_pairs = problem.x_itemsize == 2 and self.why_not(problem, paired, device) is None
+        return paired if wants_pairs else config
+
+    def build(self, plan: Plan) -> Kernel:
+        from sparse_triton.build import compile_kernel
+        from sparse_triton.kernels.unrolled.kernel import unrolled_source
+
+        return compile_kernel(unrolled_source(plan), plan.device.arch)
+
+    def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        return interpret(unrolled_program(plan), X)

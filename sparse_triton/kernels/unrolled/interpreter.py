@@ -1,0 +1,44 @@
+"""NumPy meaning of the ops, lane by lane side by side: the living definition ``ptx.py`` must match."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_triton.kernels.unrolled.ops import Fma, Load, Op
+from sparse_triton.kernels.unrolled.schedule import Program
+from sparse_triton.partition import NO_ROW
+
+Float32 = NDArray[np.float32]
+
+
+def run_body(body: tuple[Op, ...], X: Float32, block_m: int) -> Float32:
+    """Accumulators [block_m, N] after one body. ``Rebase``, ``Widen`` and ``Sync`` mean nothing here:
+    they move a pointer, change a type and wait."""
+    acc = np.zeros((block_m, X.shape[1]), dtype=np.float32)
+    slots: dict[int, Float32] = {}
+    for op in body:
+        match op:
+            case Load(slot, k):
+                slots[slot] = X[k]
+            case Fma(place, slot, weight):
+                # One rounding, as the GPU's fma: the product is exact in float64.
+                exact = slots[slot].astype(np.float64) * np.float64(weight) + acc[place]
+                acc[place] = exact.astype(np.float32)
+    return acc
+
+
+def interpret(program: Program, X: Float32) -> Float32:
+    """Y [M, N] = W @ X: bodies run, then the Gy partials added in group order."""
+    M = int((program.rows != NO_ROW).sum())
+    Y = np.full((M, X.shape[1]), np.nan, dtype=np.float32)
+    for b, rows in enumerate(program.rows):
+        partials = [
+            run_body(program.bodies[b * program.Gy + g], X, program.block_m)
+            for g in range(program.Gy)
+        ]
+        total = partials[0]
+        for partial in partials[1:]:
+            total = total + partial
+        Y[rows[rows != NO_ROW]] = total[rows != NO_ROW]
+    return Y

@@ -1,0 +1,223 @@
+"""``spmm`` and ``linear``, and their registration with PyTorch.
+
+Both are one operator per form of the weight: ``sparse_triton::spmm`` takes the parts of a
+``SparseMatrix``, ``sparse_triton::spmm_dense`` a dense tensor (so that ``torch.compile`` can trace a
+plain weight). The gradient with respect to X multiplies by W^T, which is the same operator with
+``transposed=True``; W is a constant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sparse_triton import weights
+from sparse_triton.check import check_call, check_out
+from sparse_triton.errors import InputError
+from sparse_triton.executor import Call, execute
+from sparse_triton.matrix import SparseMatrix
+
+Tensor = torch.Tensor
+
+_library = torch.library.Library("sparse_triton", "DEF")
+_OPTIONS = (
+    "Tensor X, Tensor? bias, Tensor? residual, str? activation, bool token_major, bool transposed"
+)
+_library.define(
+    f"spmm(Tensor row_offsets, Tensor column_indices, Tensor values, {_OPTIONS}, "
+    "int M, int K, str weight_id) -> Tensor"
+)
+_library.define(f"spmm_dense(Tensor W, {_OPTIONS}) -> Tensor")
+
+
+def spmm(
+    W: SparseMatrix | Tensor,
+    X: Tensor,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``activation(W @ X + bias[:, None] + residual)`` for a pruned W.
+
+    Shapes  W [M, K]: a ``SparseMatrix``, or a dense or torch.sparse tensor, which is analysed once
+            and remembered; X [..., K, N], any strides; bias [M]; residual and the result
+            [..., M, N].
+    Dtypes  X float32, float16 or bfloat16; bias, residual and the result have X's dtype; W may have
+            another of the three. Accumulation is float32.
+    Zeros   of W do not multiply: NaN or Inf in X spreads only through stored weights.
+    Error   ``sparse_triton.numerics.error_bound``, elementwise.
+    Raises  ``ShapeError``, ``DtypeError``, ``DeviceError``, ``ActivationError``; ``CaptureError`` for
+            a first call inside a CUDA graph capture.
+
+    >>> import torch, sparse_triton as st
+    >>> W = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
+    >>> st.spmm(W, torch.tensor([[1.0], [3.0]]))
+    tensor([[6.],
+            [0.]])
+    """
+    return _call(W, X, bias, residual, activation, False, out)
+
+
+def linear(
+    X: Tensor,
+    W: SparseMatrix | Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+) -> Tensor:
+    """``activation(X @ W.T + bias)`` for token-major X, as ``torch.nn.functional.linear``.
+
+    Shapes  X [..., K], W [M, K], bias [M], result [..., M]. Otherwise as ``spmm``.
+    """
+    return _call(W, X, bias, None, activation, True, None)
+
+
+def _call(
+    W: SparseMatrix | Tensor,
+    X: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    token_major: bool,
+    out: Tensor | None,
+) -> Tensor:
+    if not isinstance(X, Tensor):
+        raise InputError(f"X must be a torch tensor, got {type(X).__name__}")
+    if out is not None:
+        return _call_out(W, X, bias, residual, activation, out)
+    if not isinstance(W, SparseMatrix):
+        if torch.compiler.is_compiling():
+            return _spmm_dense_op(W, X, bias, residual, activation, token_major, False)
+        W = weights.as_matrix(W)
+    return _spmm_op(
+        W.row_offsets, W.column_indices, W.values, X, bias, residual, activation, token_major, False,
+        W.shape[0], W.shape[1], W.weight_id,
+    )  # fmt: skip
+
+
+def _call_out(
+    W: SparseMatrix | Tensor,
+    X: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    out: Tensor,
+) -> Tensor:
+    if torch.compiler.is_compiling():
+        return out.copy_(_call(W, X, bias, residual, activation, False, None))
+    needs_grad = (X, out) if residual is None else (X, out, residual)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in needs_grad):
+        raise InputError("out= does not record gradients; leave it out, or use torch.no_grad()")
+    matrix = weights.as_matrix(W)
+    check_call(matrix.shape, X, bias, residual, activation, False)
+    check_out(out, (*X.shape[:-2], matrix.shape[0], X.shape[-1]), X)
+    return execute(matrix, Call(X, bias, residual, activation, False), out)
+
+
+# -- implementations -----------------------------------------------------------------------------
+
+
+def _run(
+    row_offsets: Tensor, column_indices: Tensor, values: Tensor,
+    X: Tensor, bias: Tensor | None, residual: Tensor | None,
+    activation: str | None, token_major: bool, transposed: bool, M: int, K: int, weight_id: str,
+) -> Tensor:  # fmt: skip
+    W = weights.by_id(weight_id, row_offsets, column_indices, values, (M, K))
+    return execute(W.transposed if transposed else W, Call(X, bias, residual, activation, token_major))
+
+
+def _run_dense(
+    W: Tensor, X: Tensor, bias: Tensor | None, residual: Tensor | None,
+    activation: str | None, token_major: bool, transposed: bool,
+) -> Tensor:  # fmt: skip
+    matrix = weights.as_matrix(W)
+    matrix = matrix.transposed if transposed else matrix
+    return execute(matrix, Call(X, bias, residual, activation, token_major))
+
+
+def _fake(
+    row_offsets: Tensor, column_indices: Tensor, values: Tensor,
+    X: Tensor, bias: Tensor | None, residual: Tensor | None,
+    activation: str | None, token_major: bool, transposed: bool, M: int, K: int, weight_id: str,
+) -> Tensor:  # fmt: skip
+    return _fake_y((K, M) if transposed else (M, K), X, bias, residual, activation, token_major)
+
+
+def _fake_dense(
+    W: Tensor, X: Tensor, bias: Tensor | None, residual: Tensor | None,
+    activation: str | None, token_major: bool, transposed: bool,
+) -> Tensor:  # fmt: skip
+    M, K = W.shape
+    return _fake_y((K, M) if transposed else (M, K), X, bias, residual, activation, token_major)
+
+
+def _fake_y(
+    w_shape: tuple[int, int], X: Tensor, bias: Tensor | None, residual: Tensor | None,
+    activation: str | None, token_major: bool,
+) -> Tensor:  # fmt: skip
+    check_call(w_shape, X, bias, residual, activation, token_major)
+    M = w_shape[0]
+    return X.new_empty((*X.shape[:-1], M) if token_major else (*X.shape[:-2], M, X.shape[-1]))
+
+
+# -- autograd ------------------------------------------------------------------------------------
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep the weight's parts, and what the activation's slope needs: Y for relu, else the inputs."""
+    parts, rest = _split(inputs)
+    X, bias, residual, ctx.activation, ctx.token_major, ctx.transposed, *ctx.tail = rest
+    ctx.has = (bias is not None, residual is not None)
+    if ctx.activation == "relu":
+        slope: tuple[Any, ...] = (output,)
+    else:
+        slope = (X, bias, residual) if ctx.activation else ()
+    ctx.n_parts = len(parts)
+    ctx.save_for_backward(*parts, *slope)
+
+
+def _split(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The weight's tensors and the rest: three for the parts, one for a dense tensor."""
+    n = 3 if isinstance(inputs[-1], str) else 1
+    return inputs[:n], inputs[n:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    parts, slope = ctx.saved_tensors[: ctx.n_parts], ctx.saved_tensors[ctx.n_parts :]
+    op = _spmm_op if ctx.n_parts == 3 else _spmm_dense_op
+
+    def product(X: Tensor, bias: Any, residual: Any, transposed: bool) -> Tensor:
+        result: Tensor = op(
+            *parts, X, bias, residual, None, ctx.token_major, transposed, *ctx.tail
+        )
+        return result
+
+    if ctx.activation == "relu":
+        grad = grad * (slope[0] > 0)
+    elif ctx.activation is not None:
+        before = product(*slope, ctx.transposed)
+        function = getattr(torch.ops.aten, f"{ctx.activation}_backward")
+        grad = function(grad, before)
+    grad_x = product(grad, None, None, not ctx.transposed)
+    grad_bias = None
+    if ctx.has[0]:
+        m = -1 if ctx.token_major else -2
+        grad_bias = grad.movedim(m, 0).flatten(1).sum(1)
+    grad_residual = grad if ctx.has[1] else None
+    none = (None,) * (3 + len(ctx.tail))
+    return (*(None for _ in parts), grad_x, grad_bias, grad_residual, *none)
+
+
+for _name, _impl, _meta in (("spmm", _run, _fake), ("spmm_dense", _run_dense, _fake_dense)):
+    for _key in ("CPU", "CUDA"):
+        _library.impl(_name, _impl, _key)
+    torch.library.register_fake(f"sparse_triton::{_name}", _meta, lib=_library)
+    torch.library.register_autograd(
+        f"sparse_triton::{_name}", _backward, setup_context=_setup, lib=_library
+    )
+
+_spmm_op = torch.ops.sparse_triton.spmm.default
+_spmm_dense_op = torch.ops.sparse_triton.spmm_dense.default

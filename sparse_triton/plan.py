@@ -1,0 +1,73 @@
+"""``Plan``: a problem, a legal configuration and the weight it is for. Everything after reads this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.errors import ConfigError
+from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels.family import Family
+from sparse_triton.pattern import CSR
+from sparse_triton.problem import SpmmProblem
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Legal by construction: made by ``plan_spmm`` alone."""
+
+    problem: SpmmProblem
+    config: KernelConfig
+    csr: CSR
+    device: Device
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.config.kernel]
+
+
+def why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+    """The one validity rule, for tuner, heuristic and command line alike; None: legal."""
+    family = FAMILIES.get(config.kernel)
+    if family is None:
+        return f"kernel must be one of {sorted(FAMILIES)}, got {config.kernel!r}"
+    if family.device_kind not in (device.kind, "any"):
+        return f"{family.name} runs on {family.device_kind}, the device is {device.kind}"
+    return family.why_not(problem, config, device)
+
+
+def plan_spmm(problem: SpmmProblem, config: KernelConfig, csr: CSR, device: Device) -> Plan:
+    """Raises ``ConfigError`` with the reason where the configuration cannot work."""
+    reason = why_not(problem, config, device)
+    if reason is not None:
+        raise ConfigError(f"{config} cannot run {problem} on {device.name}: {reason}")
+    return Plan(problem, config, csr, device)
+
+
+def default_config(problem: SpmmProblem, device: Device) -> KernelConfig:
+    """The heuristic for a problem nobody tuned: a family, then its own default.
+
+    On a GPU the fitted rule is: dense below break-even; unrolled where columns are many enough to
+    pay for fetching one program per row block; gather elsewhere. On a CPU: cpu, or dense below
+    break-even. The thresholds are measured, see ``benchmarks/NOTES.md``.
+    """
+    order = _preferred(problem) if device.kind == "cuda" else _preferred_cpu(problem)
+    for name in order:
+        config = FAMILIES[name].default_config(problem, device)
+        if why_not(problem, config, device) is None:
+            return config
+    raise AssertionError("dense takes every problem")
+
+
+def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
+    columns = problem.N * problem.batch
+    if problem.sparsity < 0.6:
+        return ("dense",)
+    if columns >= 2048 and problem.nnz <= 120_000:
+        return ("unrolled", "gather", "dense")
+    return ("gather", "dense")
+
+
+def _preferred_cpu(problem: SpmmProblem) -> tuple[str, ...]:
+    return ("cpu", "dense") if problem.sparsity >= 0.6 else ("dense",)
