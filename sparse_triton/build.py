@@ -126,8 +126,9 @@ def compile_kernel(source: KernelSource, arch: int) -> TritonKernel:
     options = {"num_warps": source.num_warps, "enable_fp_fusion": True, **source.options}
     try:
         compiled = triton.compile(ast, target=GPUTarget("cuda", arch, 32), options=options)
-    except (TritonError, RuntimeError, subprocess.SubprocessError) as e:
-        raise BuildError(f"{source.fn.__name__} does not compile for sm_{arch}: {e}") from e
+    except (TritonError, RuntimeError) as e:
+        reason = str(e).partition("Repro command")[0].strip()[:2000]
+        raise BuildError(f"{source.fn.__name__} does not compile for sm_{arch}: {reason}") from None
     return TritonKernel(source, compiled)
 
 

@@ -32,34 +32,52 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     i_m = tl.program_id(0)
-    i_n = tl.program_id(1)
     i_b = tl.program_id(2).to(tl.int64)
-    lane = tl.arange(0, LANES)[None, :]  # [1, LANES]
-    group = tl.arange(0, GY)[:, None]  # [GY, 1]
+    # One axis, one thread an element: any other layout would instantiate the program twice.
+    thread = tl.arange(0, GY * LANES)
+    group, lane = thread // LANES, thread % LANES
 
-    o_n = (i_n * LANES + lane) * VECTOR
+    o_n = (tl.program_id(1) * LANES + lane) * VECTOR
     # Lanes past N read the last columns again: nothing outside X is ever read.
     p_x = (x + i_b * stride_xb + tl.minimum(o_n, N - VECTOR)).to(tl.int64)
-    every = tl.zeros([GY, LANES], dtype=tl.int32)
-    acc = tl.inline_asm_elementwise(
+    sums = tl.inline_asm_elementwise(
         ASM,
         CONSTRAINTS,
-        [p_x + every, i_m * GY + group + every, lane + every],
+        [p_x, i_m * GY + group, lane],
         dtype=f32s(SHARE * VECTOR),
         is_pure=False,
         pack=1,
     )
 
     for i in tl.static_range(SHARE):
-        i_row = tl.load(rows + (i_m * GY + group) * SHARE + i)  # [GY, 1], -1: padding
-        for j in tl.static_range(VECTOR):
-            mask = (i_row >= 0) & (o_n + j < N)
-            o_y = i_b * stride_yb + i_row.to(tl.int64) * stride_ym + (o_n + j) * stride_yn
-            out = finish(
-                acc[i * VECTOR + j], i_row, o_y, mask, bias, residual,
-                HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
-            )  # fmt: skip
-            tl.store(y + o_y, out.to(y.dtype.element_ty), mask=mask)
+        row = tl.load(rows + (i_m * GY + group) * SHARE + i)  # -1: padding
+        mask = (row >= 0) & (o_n < N)
+        o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n * stride_yn
+        if VECTOR == 1 or stride_yn != 1:
+            for j in tl.static_range(VECTOR):
+                a = finish(sums[i * VECTOR + j], row, o_y + j * stride_yn, mask, bias, residual,
+                           HAS_BIAS, HAS_RESIDUAL, ACTIVATION)  # fmt: skip
+                tl.store(y + o_y + j * stride_yn, a.to(y.dtype.element_ty), mask=mask)
+        else:
+            for j in tl.static_range(VECTOR // 2):
+                a = finish(sums[i * VECTOR + 2 * j], row, o_y + 2 * j, mask, bias, residual,
+                           HAS_BIAS, HAS_RESIDUAL, ACTIVATION)  # fmt: skip
+                b = finish(sums[i * VECTOR + 2 * j + 1], row, o_y + 2 * j + 1, mask, bias, residual,
+                           HAS_BIAS, HAS_RESIDUAL, ACTIVATION)  # fmt: skip
+                store_pair(y + o_y + 2 * j, a, b, mask)
+
+
+@triton.jit
+def store_pair(p_y, a, b, mask):  # type: ignore[no-untyped-def]
+    """Two adjacent elements in one store: as one integer of twice their width, low half first."""
+    if p_y.dtype.element_ty == tl.float32:
+        low = a.to(tl.uint32, bitcast=True).to(tl.uint64)
+        high = b.to(tl.uint32, bitcast=True).to(tl.uint64)
+        tl.store(p_y.to(tl.pointer_type(tl.uint64), bitcast=True), low | (high << 32), mask=mask)
+    else:
+        low = a.to(p_y.dtype.element_ty).to(tl.uint16, bitcast=True).to(tl.uint32)
+        high = b.to(p_y.dtype.element_ty).to(tl.uint16, bitcast=True).to(tl.uint32)
+        tl.store(p_y.to(tl.pointer_type(tl.uint32), bitcast=True), low | (high << 16), mask=mask)
 
 
 def unrolled_source(plan: Plan) -> KernelSource:
