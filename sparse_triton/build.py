@@ -28,7 +28,10 @@ from triton.runtime.driver import driver
 from sparse_triton.errors import BuildError
 from sparse_triton.kernels.family import Run
 
-POINTER = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16", "int32": "*i32", "int64": "*i64", "int16": "*i16"}  # fmt: skip
+POINTER = {
+    "float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16",
+    "int16": "*i16", "int32": "*i32", "int64": "*i64",
+}  # fmt: skip
 ALIGNED = [["tt.divisibility", 16]]
 
 
@@ -155,7 +158,7 @@ def _signature(source: KernelSource) -> dict[str, str]:
 
 
 def _attributes(source: KernelSource) -> dict[tuple[int, ...], Any]:
-    """What Triton may assume: aligned pointers (not bias, which is read by the element) and scalars."""
+    """What Triton may assume: aligned pointers (not bias, read by the element) and scalars."""
     constants = _constexprs(source)
     aligned = {"x", "y", "residual", *source.arrays}
     aligned |= {name for name, value in source.scalars.items() if value % 16 == 0}
@@ -203,8 +206,10 @@ def _disassembler(tool: str, option: str, kernel: TritonKernel) -> str:
     return done.stdout
 
 
-def run_interpreted(source: KernelSource, X: Any, Y: Any, bias: Any = None, residual: Any = None) -> None:
-    """Run a source on host tensors under ``TRITON_INTERPRET=1``: how tests read kernels without a GPU."""
+def run_interpreted(
+    source: KernelSource, X: Any, Y: Any, bias: Any = None, residual: Any = None
+) -> None:
+    """Run a source on host tensors under ``TRITON_INTERPRET=1``: kernels without a GPU."""
     arrays = [torch.from_numpy(np.ascontiguousarray(a)) for a in source.arrays.values()]
     source.fn[source.grid](
         X, Y, bias, residual, *arrays, *source.scalars.values(), **source.constants

@@ -52,7 +52,9 @@ def _check_operand(name: str, t: Tensor, shape: tuple[int, ...], X: Tensor) -> N
     if tuple(t.shape) != shape:
         raise ShapeError(f"{name} must have shape {shape}, got {tuple(t.shape)}")
     if t.dtype != X.dtype:
-        raise DtypeError(f"{name} must have X's dtype {X.dtype}, got {t.dtype}; use {name}.to(X.dtype)")
+        raise DtypeError(
+            f"{name} must have X's dtype {X.dtype}, got {t.dtype}; use {name}.to(X.dtype)"
+        )
     if t.device != X.device:
         raise DeviceError(f"{name} is on {t.device}, X on {X.device}; use {name}.to(X.device)")
 

@@ -73,7 +73,9 @@ def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | N
     if config.sync_every < 0:
         return f"sync_every must be 0 (never) or positive, got {config.sync_every}"
     if config.row_blocks not in row_blocks:
-        return f"row_blocks must be one of {row_blocks} for {config.kernel}, got {config.row_blocks!r}"
+        return (
+            f"row_blocks must be one of {row_blocks} for {config.kernel}, got {config.row_blocks!r}"
+        )
     return None
 
 

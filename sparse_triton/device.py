@@ -8,6 +8,7 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ class Device:
 
 @functools.cache
 def _cuda(index: int) -> Device:
-    p = torch.cuda.get_device_properties(index)
+    p: Any = torch.cuda.get_device_properties(index)  # the stub lacks some fields
     return Device(
         kind="cuda",
         name=p.name,

@@ -1,4 +1,4 @@
-"""Every exception the library raises on purpose. Each message states the law, the values and the remedy."""
+"""Every exception the library raises on purpose. Messages state law, values and remedy."""
 
 from __future__ import annotations
 

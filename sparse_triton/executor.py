@@ -1,8 +1,8 @@
 """From a call's tensors to a launch. Everything that can be decided once is decided once.
 
 ``prepare`` checks, plans, builds and binds for one set of shapes and options; the launch it returns
-is remembered with the weight, so that the next call costs a dictionary look-up, an output allocation
-and a launch.
+is remembered with the weight, so that the next call costs a dictionary look-up, an output
+allocation and a launch.
 """
 
 from __future__ import annotations
@@ -127,9 +127,9 @@ def _launch(run: Callable[..., None], problem: SpmmProblem, call: Call) -> Launc
         X, bias, residual, _, _ = call
         if adapt_x is not None:
             X = adapt_x(X)
-        if adapt_bias is not None:
+        if adapt_bias is not None and bias is not None:
             bias = adapt_bias(bias)
-        if adapt_residual is not None:
+        if adapt_residual is not None and residual is not None:
             residual = adapt_residual(residual)
         direct = out is None or (out.is_contiguous() and out.data_ptr() % ALIGNMENT == 0)
         Y = out if out is not None and direct else empty()

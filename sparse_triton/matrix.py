@@ -87,7 +87,10 @@ class SparseMatrix:
         rows = _rows_of(self.row_offsets, self.nnz)
         order = torch.argsort(self.column_indices, stable=True)
         return _from_sorted_coo(
-            self.column_indices[order], rows[order], self.values[order], (self.shape[1], self.shape[0])
+            self.column_indices[order],
+            rows[order],
+            self.values[order],
+            (self.shape[1], self.shape[0]),
         )
 
     def _hash(self) -> tuple[str, str]:
@@ -97,7 +100,9 @@ class SparseMatrix:
             self.column_indices.cpu().numpy(),
         )
         bits = self.values.view(torch.int16 if self.values.element_size() == 2 else torch.int32)
-        return pattern, hash_arrays(np.frombuffer(str(self.dtype).encode(), np.uint8), bits.cpu().numpy())
+        return pattern, hash_arrays(
+            np.frombuffer(str(self.dtype).encode(), np.uint8), bits.cpu().numpy()
+        )
 
     def __repr__(self) -> str:
         M, K = self.shape
@@ -168,9 +173,7 @@ class SparseMatrix:
         rows, columns = coo.indices()
         values = coo.values()
         keep = values != 0
-        return _from_sorted_coo(
-            rows[keep], columns[keep], values[keep], (t.shape[0], t.shape[1])
-        )
+        return _from_sorted_coo(rows[keep], columns[keep], values[keep], (t.shape[0], t.shape[1]))
 
     @staticmethod
     def from_scipy(a: Any) -> SparseMatrix:
@@ -193,9 +196,10 @@ class SparseMatrix:
         v = torch.as_tensor(values).detach()
         _check_dtype(v.dtype)
         M, K = (int(n) for n in shape)
-        offsets, columns = (_integers(t, name) for t, name in (
-            (row_offsets, "row_offsets"), (column_indices, "column_indices")
-        ))
+        offsets, columns = (
+            _integers(t, name)
+            for t, name in ((row_offsets, "row_offsets"), (column_indices, "column_indices"))
+        )
         validate_csr(offsets.cpu().numpy(), columns.cpu().numpy(), v.numel(), (M, K))
         rows = _rows_of(offsets.to(v.device), v.numel())
         keep = v != 0

@@ -21,7 +21,7 @@ ACTIVATIONS = ("relu", "gelu", "silu")
 
 # Largest slope of each activation: what an error in its argument can grow by.
 _SLOPE = {None: 1.0, "relu": 1.0, "gelu": 1.13, "silu": 1.1}
-# Relative (to |argument|) rounding of the activation itself, in units of u: exp, erf and a division.
+# Rounding of the activation itself relative to |argument|, in units of u: exp, erf, a division.
 _OWN_ROUNDINGS = {None: 0, "relu": 0, "gelu": 16, "silu": 16}
 
 

@@ -1,8 +1,8 @@
 """``spmm`` and ``linear``, and their registration with PyTorch.
 
 Both are one operator per form of the weight: ``sparse_triton::spmm`` takes the parts of a
-``SparseMatrix``, ``sparse_triton::spmm_dense`` a dense tensor (so that ``torch.compile`` can trace a
-plain weight). The gradient with respect to X multiplies by W^T, which is the same operator with
+``SparseMatrix``, ``sparse_triton::spmm_dense`` a dense tensor (so that ``torch.compile`` can trace
+a plain weight). The gradient with respect to X multiplies by W^T, which is the same operator with
 ``transposed=True``; W is a constant.
 """
 
@@ -49,8 +49,8 @@ def spmm(
             another of the three. Accumulation is float32.
     Zeros   of W do not multiply: NaN or Inf in X spreads only through stored weights.
     Error   ``sparse_triton.numerics.error_bound``, elementwise.
-    Raises  ``ShapeError``, ``DtypeError``, ``DeviceError``, ``ActivationError``; ``CaptureError`` for
-            a first call inside a CUDA graph capture.
+    Raises  ``ShapeError``, ``DtypeError``, ``DeviceError``, ``ActivationError``; ``CaptureError``
+            for a first call inside a CUDA graph capture.
 
     >>> import torch, sparse_triton as st
     >>> W = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
@@ -90,12 +90,14 @@ def _call(
         return _call_out(W, X, bias, residual, activation, out)
     if not isinstance(W, SparseMatrix):
         if torch.compiler.is_compiling():
-            return _spmm_dense_op(W, X, bias, residual, activation, token_major, False)
+            y: Tensor = _spmm_dense_op(W, X, bias, residual, activation, token_major, False)
+            return y
         W = weights.as_matrix(W)
-    return _spmm_op(
-        W.row_offsets, W.column_indices, W.values, X, bias, residual, activation, token_major, False,
-        W.shape[0], W.shape[1], W.weight_id,
+    Y: Tensor = _spmm_op(
+        W.row_offsets, W.column_indices, W.values, X, bias, residual, activation, token_major,
+        False, W.shape[0], W.shape[1], W.weight_id,
     )  # fmt: skip
+    return Y
 
 
 def _call_out(
@@ -126,7 +128,9 @@ def _run(
     activation: str | None, token_major: bool, transposed: bool, M: int, K: int, weight_id: str,
 ) -> Tensor:  # fmt: skip
     W = weights.by_id(weight_id, row_offsets, column_indices, values, (M, K))
-    return execute(W.transposed if transposed else W, Call(X, bias, residual, activation, token_major))
+    return execute(
+        W.transposed if transposed else W, Call(X, bias, residual, activation, token_major)
+    )
 
 
 def _run_dense(
@@ -167,7 +171,7 @@ def _fake_y(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Keep the weight's parts, and what the activation's slope needs: Y for relu, else the inputs."""
+    """Keep the weight's parts and what the activation's slope needs: Y for relu, else inputs."""
     parts, rest = _split(inputs)
     X, bias, residual, ctx.activation, ctx.token_major, ctx.transposed, *ctx.tail = rest
     ctx.has = (bias is not None, residual is not None)
@@ -190,15 +194,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     op = _spmm_op if ctx.n_parts == 3 else _spmm_dense_op
 
     def product(X: Tensor, bias: Any, residual: Any, transposed: bool) -> Tensor:
-        result: Tensor = op(
-            *parts, X, bias, residual, None, ctx.token_major, transposed, *ctx.tail
-        )
+        result: Tensor = op(*parts, X, bias, residual, None, ctx.token_major, transposed, *ctx.tail)
         return result
 
     if ctx.activation == "relu":
         grad = grad * (slope[0] > 0)
     elif ctx.activation is not None:
-        before = product(*slope, ctx.transposed)
+        X, bias, residual = slope
+        before = product(X, bias, residual, ctx.transposed)
         function = getattr(torch.ops.aten, f"{ctx.activation}_backward")
         grad = function(grad, before)
     grad_x = product(grad, None, None, not ctx.transposed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ def partition_rows(csr: CSR, block_m: int, row_blocks: RowBlocks) -> Partition:
     """Cut the M rows into ``ceil(M / block_m)`` row blocks of ``block_m`` places.
 
     even_rows  natural order
-    even_nnz   rows dealt to blocks back and forth from the longest on, so that blocks weigh the same
+    even_nnz   rows dealt to blocks back and forth from the longest on: blocks weigh the same
     sorted     rows ordered by length, longest first: a block's rows are alike
     """
     M = csr.shape[0]
@@ -75,9 +76,7 @@ class Entries:
         return len(self.columns)
 
     def slice(self, start: int, stop: int) -> Entries:
-        return Entries(
-            self.columns[start:stop], self.places[start:stop], self.values[start:stop]
-        )
+        return Entries(self.columns[start:stop], self.places[start:stop], self.values[start:stop])
 
 
 def block_entries(csr: CSR, rows: Int32) -> Entries:
@@ -96,7 +95,7 @@ def block_entries(csr: CSR, rows: Int32) -> Entries:
 def group_entries(entries: Entries, Gy: int) -> list[Entries]:
     """Cut a block's entries into ``Gy`` runs of whole columns with even nnz, in column order."""
     cuts = _even_cuts(entries.columns, Gy)
-    return [entries.slice(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [entries.slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
 
 
 def _even_cuts(columns: Int32, Gy: int) -> Int64:

@@ -1,4 +1,4 @@
-"""``CSR``: the host side of a weight, as plain NumPy. Everything from analysis to code generation reads this."""
+"""``CSR``: the host side of a weight, as plain NumPy: what analysis and code generation read."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def validate_csr(
             f"{nnz}, got {row_offsets[0]} and {row_offsets[-1]}"
         )
     if n_values != nnz:
-        raise PatternError(f"one value per column index is needed: {n_values} values, {nnz} indices")
+        raise PatternError(
+            f"one value per column index is needed: {n_values} values, {nnz} indices"
+        )
     lengths = np.diff(row_offsets)
     if (lengths < 0).any():
         row = int(np.argmax(lengths < 0))
@@ -102,9 +104,7 @@ def validate_csr(
 def _validate_columns(row_offsets: Int64, column_indices: Int64, K: int) -> None:
     low, high = int(column_indices.min()), int(column_indices.max())
     if low < 0 or high >= K:
-        raise PatternError(
-            f"column_indices must lie in [0, {K}), found {low if low < 0 else high}"
-        )
+        raise PatternError(f"column_indices must lie in [0, {K}), found {low if low < 0 else high}")
     step = np.diff(column_indices)
     inside = np.ones(len(column_indices), dtype=bool)
     starts = row_offsets[:-1]

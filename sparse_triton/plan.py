@@ -1,4 +1,4 @@
-"""``Plan``: a problem, a legal configuration and the weight it is for. Everything after reads this."""
+"""``Plan``: a problem, a legal configuration and the weight it is for. The rest reads this."""
 
 from __future__ import annotations
 

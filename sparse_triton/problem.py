@@ -1,4 +1,4 @@
-"""What is to be computed: shapes, layouts, dtypes and the epilogue. Frozen, hashable, torch-free."""
+"""What is to be computed: shapes, layouts, dtypes, epilogue. Frozen, hashable, torch-free."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Dense(Family):
         return DenseKernel(plan)
 
     def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.matmul(plan.csr.to_dense(), X, dtype=np.float32)
+        return np.asarray(np.matmul(plan.csr.to_dense(), X, dtype=np.float32))
 
 
 class DenseKernel:

@@ -23,7 +23,7 @@ def finish(  # type: ignore[no-untyped-def]
     acc, rows, o_y, mask, bias, residual,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """bias -> residual -> activation of ``acc``; ``rows`` broadcasts over it, ``o_y`` are Y's offsets."""
+    """bias -> residual -> activation; ``rows`` broadcasts over ``acc``, ``o_y`` are Y's offsets."""
     if HAS_BIAS:
         acc += tl.load(bias + rows, mask=rows >= 0, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:

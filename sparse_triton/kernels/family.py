@@ -1,4 +1,4 @@
-"""The interface of a kernel family. One family is one object; adding one touches one file or folder."""
+"""The interface of a kernel family: one object each; adding one touches one file or folder."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Family ``gather``: the pattern is data. Good at few columns and big weights; any N compiles once.
 
 Rows are ordered by length and cut into row blocks; the Gy groups of a block each own every Gy-th
-piece of its rows. A block's entries are stored step by step: at step t, place r of group g finds its
-next (column, value) pair at ``(start[block] + t) * block_m * Gy + g * block_m + r``, so that one load
-fetches the pairs of all places. Rows shorter than their block's longest are padded with column -1,
-which reads nothing and multiplies nothing.
+piece of its rows. A block's entries are stored step by step: at step t, place r of group g finds
+its next (column, value) pair at ``(start[block] + t) * block_m * Gy + g * block_m + r``, so that
+one load fetches the pairs of all places. Rows shorter than their block's longest are padded with
+column -1, which reads nothing and multiplies nothing.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Gather(Family):
             )
         if not 32 <= tile // config.vector <= MAX_THREADS:
             return (
-                f"block_m * block_n * Gy / vector = {tile // config.vector} threads, it must lie in "
-                f"32 ... {MAX_THREADS}; change vector={config.vector}, M_blocks or N_blocks"
+                f"block_m * block_n * Gy / vector = {tile // config.vector} threads, it must lie "
+                f"in 32 ... {MAX_THREADS}; change vector={config.vector}, M_blocks or N_blocks"
             )
         return None
 

@@ -60,7 +60,8 @@ def gather_source(plan: Plan) -> KernelSource:
     Error    |y - y64| <= gamma(nnz_row + Gy + 2) * (|W| @ |x| + |bias| + |residual|), see numerics.
     Repeat   same plan, same input: same bits (no atomics).
     Raises   nothing: a plan that exists is legal, see ``plan_spmm``.
-    Source   row swizzle: Gale, Zaharia, Young, Elsen, Sparse GPU Kernels for Deep Learning, SC 2020.
+    Source   row swizzle: Gale, Zaharia, Young, Elsen, Sparse GPU Kernels for Deep Learning,
+             SC 2020.
     """
     problem, config = plan.problem, plan.config
     M, K, N = problem.M, problem.K, problem.N

@@ -1,7 +1,8 @@
 """Family ``unrolled``: the pattern and the values are the program.
 
 ``ops`` (instructions) -> ``schedule`` (which, in what order) -> ``ptx`` (how they are spelled) ->
-``kernel`` (the Triton kernel around them); ``limits`` says what is legal, ``interpreter`` says in NumPy what the ops mean.
+``kernel`` (the Triton kernel around them); ``limits`` says what is legal, ``interpreter`` says in
+NumPy what the ops mean.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sparse_triton.problem import SpmmProblem
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
+
 
 class Unrolled(Family):
     name = "unrolled"
@@ -49,7 +51,9 @@ class Unrolled(Family):
         where programs are few. 16-bit inputs take two columns a lane where that fits."""
         M_blocks = max(1, ceil_div(problem.M, 32))
         lanes = 64
-        while lanes > 32 and M_blocks * ceil_div(problem.N, lanes) * problem.batch < 2 * device.cores:
+        while (
+            lanes > 32 and M_blocks * ceil_div(problem.N, lanes) * problem.batch < 2 * device.cores
+        ):
             lanes //= 2
         programs = M_blocks * ceil_div(problem.N, lanes) * problem.batch
         config = KernelConfig(

@@ -1,4 +1,4 @@
-"""NumPy meaning of the ops, lane by lane side by side: the living definition ``ptx.py`` must match."""
+"""NumPy meaning of the ops, all lanes side by side: the definition ``ptx.py`` must match."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Float32 = NDArray[np.float32]
 
 
 def run_body(body: tuple[Op, ...], X: Float32, block_m: int) -> Float32:
-    """Accumulators [block_m, N] after one body. ``Rebase``, ``Widen`` and ``Sync`` mean nothing here:
-    they move a pointer, change a type and wait."""
+    """Accumulators [block_m, N] after one body. ``Rebase``, ``Widen`` and ``Sync`` mean nothing
+    here: they move a pointer, change a type and wait."""
     acc = np.zeros((block_m, X.shape[1]), dtype=np.float32)
     slots: dict[int, Float32] = {}
     for op in body:

@@ -67,17 +67,25 @@ def emit(program: Program, spelling: Spelling) -> Asm:
         *_declare(program, spelling),
         f"mov.b64 p, {pointer};",
         *_jump(body, len(program.bodies)),
-        *(line for i, ops in enumerate(program.bodies) for line in _body(i, ops, spelling, pointer)),
+        *(
+            line
+            for i, ops in enumerate(program.bodies)
+            for line in _body(i, ops, spelling, pointer)
+        ),
         f"DONE{UID}:",
         *_exchange(program, spelling, body, lane),
     ]
-    lines += [f"mov.f32 {out}, {acc};" for out, acc in zip(outputs, _held(program, spelling), strict=True)]
+    lines += [
+        f"mov.f32 {out}, {acc};" for out, acc in zip(outputs, _held(program, spelling), strict=True)
+    ]
     text = "{\n" + "\n".join(lines) + "\n}"
     return Asm(text, ",".join(operands.constraints), len(outputs))
 
 
 def _declare(program: Program, spelling: Spelling) -> Iterator[str]:
-    slots = 1 + max((op.slot for body in program.bodies for op in body if isinstance(op, Load)), default=0)
+    slots = 1 + max(
+        (op.slot for body in program.bodies for op in body if isinstance(op, Load)), default=0
+    )
     yield ".reg .b64 p;"
     for j in range(spelling.vector):
         yield f".reg .f32 a{j}_<{program.block_m}>, x{j}_<{slots}>;"

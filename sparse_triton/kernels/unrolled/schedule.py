@@ -27,7 +27,7 @@ OFFSET_REACH_BYTES = 1 << 23
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Bodies of all row blocks and groups: ``bodies[b * Gy + g]``, with ``rows`` [blocks, block_m]."""
+    """Bodies of all blocks and groups: ``bodies[b * Gy + g]``, with ``rows`` [blocks, block_m]."""
 
     rows: Int32
     Gy: int
