@@ -12,6 +12,8 @@ from sparse_triton.kernels.family import Family
 from sparse_triton.pattern import CSR
 from sparse_triton.problem import SpmmProblem
 
+MAX_GRID = 65535  # programs along the second and third axis of a CUDA grid
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -34,7 +36,17 @@ def why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str |
         return f"kernel must be one of {sorted(FAMILIES)}, got {config.kernel!r}"
     if family.device_kind not in (device.kind, "any"):
         return f"{family.name} runs on {family.device_kind}, the device is {device.kind}"
-    return family.why_not(problem, config, device)
+    return family.why_not(problem, config, device) or _grid_why_not(problem, config, family)
+
+
+def _grid_why_not(problem: SpmmProblem, config: KernelConfig, family: Family) -> str | None:
+    """Column tiles and batch are the second and third axis of a CUDA grid."""
+    if family.device_kind != "cuda":
+        return None
+    for name, value in (("N_blocks", config.N_blocks), ("batch", problem.batch)):
+        if value > MAX_GRID:
+            return f"{name} must be at most {MAX_GRID}, got {value}; use kernel='dense' or split X"
+    return None
 
 
 def plan_spmm(problem: SpmmProblem, config: KernelConfig, csr: CSR, device: Device) -> Plan:

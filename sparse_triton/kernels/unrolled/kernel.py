@@ -52,7 +52,7 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
     for i in tl.static_range(SHARE):
         row = tl.load(rows + (i_m * GY + group) * SHARE + i)  # -1: padding
         mask = (row >= 0) & (o_n < N)
-        o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n * stride_yn
+        o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n.to(tl.int64) * stride_yn
         if VECTOR == 1 or stride_yn != 1:
             for j in tl.static_range(VECTOR):
                 a = finish(sums[i * VECTOR + j], row, o_y + j * stride_yn, mask, bias, residual,

@@ -7,6 +7,7 @@ from sparse_triton.device import Device
 from sparse_triton.problem import SpmmProblem
 
 MAX_THREADS = 1024
+WARP = 32
 MAX_STATIC_SHARED_BYTES = 48 * 1024
 MAX_NNZ = 400_000  # about 6 MB of code and a minute and a half of assembling
 REGISTERS_BESIDES = 24  # pointers, addresses of the exchange, row numbers
@@ -27,6 +28,11 @@ def exchange_bytes(block_m: int, Gy: int, lanes: int, vector: int) -> int:
 def problem_why_not(problem: SpmmProblem) -> str | None:
     if problem.M == 0 or problem.N == 0 or problem.batch == 0 or problem.nnz == 0:
         return "nothing to multiply; use kernel='dense'"
+    if problem.x_layout != "row":
+        return (
+            "the lanes of a load read adjacent columns, X must have x_layout='row', got "
+            f"{problem.x_layout!r}; use kernel='gather' or X.contiguous()"
+        )
     if problem.nnz > MAX_NNZ:
         return (
             f"nnz={problem.nnz} would be as many instructions, at most {MAX_NNZ} are worth "
@@ -47,6 +53,11 @@ def shape_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
         return (
             f"Gy * lanes = {config.Gy} * {lanes} threads, the limit is {MAX_THREADS}; "
             f"use N_blocks >= {ceil_div(problem.N * config.Gy, MAX_THREADS * config.vector)}"
+        )
+    if config.sync_every and lanes < WARP:
+        return (
+            f"sync_every={config.sync_every} puts barriers into the bodies, each must then be run "
+            f"by whole warps of {WARP} lanes, got {lanes}; use sync_every=0 or Gy=1"
         )
     return None
 
