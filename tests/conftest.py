@@ -1,0 +1,31 @@
+"""Hypothesis profiles, and GPU tests that skip themselves where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # the GPU tests draw nothing
+    pass
+else:
+    quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    settings.register_profile(
+        "ci", derandomize=True, deadline=None, max_examples=40, suppress_health_check=quiet
+    )
+    settings.register_profile(
+        "search", deadline=None, max_examples=1000, suppress_health_check=quiet
+    )
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)

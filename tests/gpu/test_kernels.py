@@ -1,0 +1,114 @@
+"""Every family, drawn configurations: NaN-filled outputs, guard bands, float64 truth, same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sparse_triton import SparseMatrix
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.kernels import FAMILIES
+from sparse_triton.plan import plan_spmm, why_not
+from sparse_triton.problem import SpmmProblem
+from tests.gpu.cases import Case, cases
+from tests.support import bind, draw_config, problem_for, weight
+
+pytestmark = pytest.mark.gpu
+EVERY = [*cases("unrolled", 110), *cases("gather", 70), *cases("dense", 16)]
+
+
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_result_is_within_the_bound_and_repeats(case: Case) -> None:
+    device = Device.of(torch.device("cuda"))
+    reason = why_not(case.problem, case.config, device)
+    if reason is not None:
+        pytest.skip(f"not legal on {device.name}: {reason}")
+    bound = bind(case.weight(), case.problem, case.config, "cuda", seed=case.seed)
+    first, second = bound.result(), bound.result()
+    assert bound.ratio(first) <= 1.0
+    bits = torch.int32 if first.element_size() == 4 else torch.int16
+    assert torch.equal(first.view(bits), second.view(bits)), "two runs differ in bits"
+
+
+SPREADING = [
+    ("unrolled", {"Gy": 1, "vector": 1}),
+    ("unrolled", {"Gy": 4, "vector": 2}),
+    ("gather", {"Gy": 4}),
+    ("gather", {"Gy": 1}),
+]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(("family", "forced"), SPREADING)
+def test_nan_and_inf_spread_through_stored_weights_only(
+    family: str, forced: dict[str, int], bad: float
+) -> None:
+    W = weight("ragged", 32, 64, 0.1, seed=3)
+    problem = problem_for(W, 128)
+    config = draw_config(
+        np.random.default_rng(0), problem, Device.virtual_cuda(90), family, **forced
+    )
+    assert config is not None
+    bound = bind(W, problem, config, "cuda")
+    bound.X[0, 5, 17] = bad
+    Y = bound.result()
+    assert bound.ratio(Y) <= 1.0
+    touched = (W.to_dense()[:, 5] != 0).cuda()
+    assert torch.equal(~Y[0, :, 17].isfinite(), touched)
+    Y[0, :, 17] = 0
+    assert Y.isfinite().all()
+
+
+def test_loads_reach_past_the_offset_field() -> None:
+    """N wide enough that rows of X lie further apart than a load's 24-bit offset reaches."""
+    W = weight("random", 16, 128, 0.05, seed=4)
+    problem = problem_for(W, 32768)
+    config = KernelConfig("unrolled", M_blocks=2, N_blocks=256, Gy=2, vector=2)
+    bound = bind(W, problem, config, "cuda")
+    assert bound.ratio(bound.result()) <= 1.0
+
+
+def test_real_layer() -> None:
+    """A layer of ResNet size, through the family's own defaults."""
+    W = weight("random", 256, 512, 0.1, seed=5)
+    for family in ("unrolled", "gather"):
+        problem = problem_for(W, 784)
+        device = Device.of(torch.device("cuda"))
+        bound = bind(W, problem, FAMILIES[family].default_config(problem, device), "cuda")
+        assert bound.ratio(bound.result()) <= 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("y_layout", ["row", "column"])
+@pytest.mark.parametrize("family", ["unrolled", "gather"])
+def test_offsets_past_32_bits(family: str, y_layout: str) -> None:
+    """X and Y of more than 2**31 elements: the last columns of the last rows are right."""
+    N, M, K = 2**20, 2100, 2100
+    free, _ = torch.cuda.mem_get_info()
+    if free < 16 * 2**30:
+        pytest.skip(f"needs 16 GiB of GPU memory, {free / 2**30:.0f} are free")
+    w = torch.zeros(M, K)
+    w[0, 0], w[M - 1, K - 1], w[M - 1, 0], w[M // 2, K - 1] = 1.0, 2.0, -3.0, 0.5
+    W = SparseMatrix.from_dense(w)
+    problem: SpmmProblem = problem_for(W, N, x_dtype="float16", y_layout=y_layout)
+    config = {
+        "unrolled": KernelConfig("unrolled", M_blocks=64, N_blocks=N // 128),
+        "gather": KernelConfig("gather", 525, N // 32, Gy=1, row_blocks="sorted"),
+    }[family]
+    device = Device.of(torch.device("cuda"))
+    plan = plan_spmm(problem, config, W.csr, device)
+    X = torch.zeros(1, K, N, dtype=torch.float16, device="cuda")
+    ends = torch.cat([torch.arange(256), torch.arange(N - 256, N)]).cuda()
+    X[0][:, ends] = torch.randn(K, 512, device="cuda").half()
+    shape = (1, M, N) if y_layout == "row" else (1, N, M)
+    Y = torch.full(shape, float("nan"), dtype=torch.float16, device="cuda")
+    plan.family.build(plan).bind(torch.device("cuda", 0))(X, Y, None, None)
+    got = Y[0][:, ends] if y_layout == "row" else Y[0][ends].mT
+    want = torch.zeros(M, 512, device="cuda", dtype=torch.float16)
+    x = X[0][:, ends].float()
+    want[0], want[M // 2] = x[0].half(), (0.5 * x[K - 1]).half()
+    want[M - 1] = (-3.0 * x[0] + 2.0 * x[K - 1]).half()
+    assert torch.allclose(got, want, rtol=2**-10, atol=1e-6)
+    assert not Y.isnan().any()
