@@ -1,9 +1,15 @@
-"""What every Triton family does with its sums before they are stored."""
+"""What every Triton family does with its sums: bias, residual, activation, store."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+
+@triton.constexpr_function
+def f32s(n):  # type: ignore[no-untyped-def]
+    """n float32 types: the outputs of an inline assembly."""
+    return (tl.float32,) * n
 
 
 @triton.jit
@@ -20,12 +26,50 @@ def activate(y, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def finish(  # type: ignore[no-untyped-def]
-    acc, rows, o_y, mask, bias, residual,
+    acc, row, o_y, mask, bias, residual,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """bias -> residual -> activation; ``rows`` broadcasts over ``acc``, ``o_y`` are Y's offsets."""
+    """bias -> residual -> activation of ``acc``; ``row`` is its row, ``o_y`` its offset in Y."""
     if HAS_BIAS:
-        acc += tl.load(bias + rows, mask=rows >= 0, other=0.0).to(tl.float32)
+        acc += tl.load(bias + row, mask=mask, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
         acc += tl.load(residual + o_y, mask=mask, other=0.0).to(tl.float32)
     return activate(acc, ACTIVATION)
+
+
+@triton.jit
+def store_row(  # type: ignore[no-untyped-def]
+    y, sums, row, o_y, stride_yn, mask, bias, residual, FIRST: tl.constexpr, VECTOR: tl.constexpr,
+    PAIRED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Finish and store ``sums[FIRST : FIRST + VECTOR]``: a lane's adjacent columns of one row each.
+
+    PAIRED: columns are adjacent in memory too, and go out two at a time.
+    """
+    if PAIRED and VECTOR > 1:
+        for j in tl.static_range(VECTOR // 2):
+            a = finish(sums[FIRST + 2 * j], row, o_y + 2 * j, mask, bias, residual,
+                       HAS_BIAS, HAS_RESIDUAL, ACTIVATION)  # fmt: skip
+            b = finish(sums[FIRST + 2 * j + 1], row, o_y + 2 * j + 1, mask, bias, residual,
+                       HAS_BIAS, HAS_RESIDUAL, ACTIVATION)  # fmt: skip
+            store_pair(y + o_y + 2 * j, a, b, mask)
+    else:
+        for j in tl.static_range(VECTOR):
+            o = o_y + j * stride_yn
+            a = finish(sums[FIRST + j], row, o, mask, bias, residual,
+                       HAS_BIAS, HAS_RESIDUAL, ACTIVATION)  # fmt: skip
+            tl.store(y + o, a.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def store_pair(p_y, a, b, mask):  # type: ignore[no-untyped-def]
+    """Two adjacent elements in one store: as one integer of twice their width, low half first."""
+    if p_y.dtype.element_ty == tl.float32:
+        low = a.to(tl.uint32, bitcast=True).to(tl.uint64)
+        high = b.to(tl.uint32, bitcast=True).to(tl.uint64)
+        tl.store(p_y.to(tl.pointer_type(tl.uint64), bitcast=True), low | (high << 32), mask=mask)
+    else:
+        low = a.to(p_y.dtype.element_ty).to(tl.uint16, bitcast=True).to(tl.uint32)
+        high = b.to(p_y.dtype.element_ty).to(tl.uint16, bitcast=True).to(tl.uint32)
+        tl.store(p_y.to(tl.pointer_type(tl.uint32), bitcast=True), low | (high << 16), mask=mask)

@@ -9,18 +9,14 @@ import triton.language as tl
 
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div
-from sparse_triton.kernels.epilogue import finish
+from sparse_triton.kernels.columns import Columns, has_dependent_launch
+from sparse_triton.kernels.epilogue import f32s, store_row
 from sparse_triton.kernels.unrolled.limits import unrolled_shape
 from sparse_triton.kernels.unrolled.ptx import Spelling, emit
 from sparse_triton.kernels.unrolled.schedule import unrolled_program
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
-
-
-@triton.constexpr_function
-def f32s(n):  # type: ignore[no-untyped-def]
-    return (tl.float32,) * n
 
 
 @triton.jit
@@ -52,32 +48,11 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
     for i in tl.static_range(SHARE):
         row = tl.load(rows + (i_m * GY + group) * SHARE + i)  # -1: padding
         mask = (row >= 0) & (o_n < N)
-        o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n.to(tl.int64) * stride_yn
-        if VECTOR == 1 or stride_yn != 1:
-            for j in tl.static_range(VECTOR):
-                a = finish(sums[i * VECTOR + j], row, o_y + j * stride_yn, mask, bias, residual,
-                           HAS_BIAS, HAS_RESIDUAL, ACTIVATION)  # fmt: skip
-                tl.store(y + o_y + j * stride_yn, a.to(y.dtype.element_ty), mask=mask)
-        else:
-            for j in tl.static_range(VECTOR // 2):
-                a = finish(sums[i * VECTOR + 2 * j], row, o_y + 2 * j, mask, bias, residual,
-                           HAS_BIAS, HAS_RESIDUAL, ACTIVATION)  # fmt: skip
-                b = finish(sums[i * VECTOR + 2 * j + 1], row, o_y + 2 * j + 1, mask, bias, residual,
-                           HAS_BIAS, HAS_RESIDUAL, ACTIVATION)  # fmt: skip
-                store_pair(y + o_y + 2 * j, a, b, mask)
-
-
-@triton.jit
-def store_pair(p_y, a, b, mask):  # type: ignore[no-untyped-def]
-    """Two adjacent elements in one store: as one integer of twice their width, low half first."""
-    if p_y.dtype.element_ty == tl.float32:
-        low = a.to(tl.uint32, bitcast=True).to(tl.uint64)
-        high = b.to(tl.uint32, bitcast=True).to(tl.uint64)
-        tl.store(p_y.to(tl.pointer_type(tl.uint64), bitcast=True), low | (high << 32), mask=mask)
-    else:
-        low = a.to(p_y.dtype.element_ty).to(tl.uint16, bitcast=True).to(tl.uint32)
-        high = b.to(p_y.dtype.element_ty).to(tl.uint16, bitcast=True).to(tl.uint32)
-        tl.store(p_y.to(tl.pointer_type(tl.uint32), bitcast=True), low | (high << 16), mask=mask)
+        o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n * stride_yn
+        store_row(
+            y, sums, row, o_y, stride_yn, mask, bias, residual, i * VECTOR, VECTOR, stride_yn == 1,
+            HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
+        )  # fmt: skip
 
 
 def unrolled_source(plan: Plan) -> KernelSource:
@@ -100,7 +75,9 @@ def unrolled_source(plan: Plan) -> KernelSource:
     block_m, lanes = unrolled_shape(problem, config)
     program = unrolled_program(plan)
     row_bytes = problem.N * problem.x_itemsize
-    asm = emit(program, Spelling(problem.x_dtype, config.vector, lanes, row_bytes))
+    dependent = has_dependent_launch(plan.device.arch)
+    columns = Columns(problem.x_dtype, config.vector)
+    asm = emit(program, Spelling(columns, lanes, row_bytes, dependent))
     row_major = problem.y_layout == "row"
     epilogue = problem.epilogue
     return KernelSource(
@@ -124,4 +101,5 @@ def unrolled_source(plan: Plan) -> KernelSource:
         scalars={"stride_xb": problem.K * problem.N, "stride_yb": problem.M * problem.N},
         grid=(program.rows.shape[0], ceil_div(problem.N, lanes * config.vector), problem.batch),
         num_warps=config.Gy * lanes // 32,
+        options={"launch_pdl": dependent},
     )

@@ -10,49 +10,33 @@ Source of the idea: Wang, SparseRT, PACT 2020, section 3 (there: one PTX kernel 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-
+from sparse_triton.kernels.columns import (
+    LAUNCH_DEPENDENTS,
+    UID,
+    WAIT_FOR_INPUTS,
+    Asm,
+    Columns,
+    Operands,
+    float32,
+)
 from sparse_triton.kernels.unrolled.limits import exchange_bytes
 from sparse_triton.kernels.unrolled.ops import Fma, Load, Op, Rebase, Sync, Widen
 from sparse_triton.kernels.unrolled.schedule import Program
-
-UID = "_${:uid}"  # LLVM replaces it, so that labels stay unique if the text is instantiated twice
-
 
 @dataclass(frozen=True)
 class Spelling:
     """What the ops do not say: how wide a lane is and where X's rows lie.
 
-    lanes      lanes of one group; each owns ``vector`` adjacent columns
+    lanes      lanes of one group; each owns ``columns.vector`` adjacent columns
     row_bytes  distance between rows of X
     """
 
-    x_dtype: str
-    vector: int
+    columns: Columns
     lanes: int
     row_bytes: int
-
-
-@dataclass(frozen=True)
-class Asm:
-    """``text`` and ``constraints`` of one inline assembly; its outputs are float32."""
-
-    text: str
-    constraints: str
-    outputs: int
-
-
-@dataclass
-class Operands:
-    """Names operands in the order LLVM numbers them: outputs first."""
-
-    constraints: list[str] = field(default_factory=list)
-
-    def new(self, constraint: str) -> str:
-        self.constraints.append(constraint)
-        return f"${len(self.constraints) - 1}"
+    dependent_launch: bool
 
 
 def emit(program: Program, spelling: Spelling) -> Asm:
@@ -61,11 +45,12 @@ def emit(program: Program, spelling: Spelling) -> Asm:
     those of places ``g * block_m / Gy …``."""
     share = program.block_m // program.Gy
     operands = Operands()
-    outputs = [operands.new("=f") for _ in range(share * spelling.vector)]
+    outputs = [operands.new("=f") for _ in range(share * spelling.columns.vector)]
     pointer, body, lane = operands.new("l"), operands.new("r"), operands.new("r")
     lines = [
         *_declare(program, spelling),
         f"mov.b64 p, {pointer};",
+        *([LAUNCH_DEPENDENTS, WAIT_FOR_INPUTS] if spelling.dependent_launch else []),
         *_jump(body, len(program.bodies)),
         *(
             line
@@ -79,7 +64,7 @@ def emit(program: Program, spelling: Spelling) -> Asm:
         f"mov.f32 {out}, {acc};" for out, acc in zip(outputs, _held(program, spelling), strict=True)
     ]
     text = "{\n" + "\n".join(lines) + "\n}"
-    return Asm(text, ",".join(operands.constraints), len(outputs))
+    return Asm(text, ",".join(operands.constraints))
 
 
 def _declare(program: Program, spelling: Spelling) -> Iterator[str]:
@@ -87,12 +72,12 @@ def _declare(program: Program, spelling: Spelling) -> Iterator[str]:
         (op.slot for body in program.bodies for op in body if isinstance(op, Load)), default=0
     )
     yield ".reg .b64 p;"
-    for j in range(spelling.vector):
+    for j in range(spelling.columns.vector):
         yield f".reg .f32 a{j}_<{program.block_m}>, x{j}_<{slots}>;"
-    if spelling.x_dtype != "float32":
-        yield f".reg .b32 h<{slots}>, g<{slots}>, t;"
-        yield ".reg .b16 lo, hi;"
-    for j in range(spelling.vector):
+    if not spelling.columns.wide:
+        yield from (f".reg .b32 h{j}_<{slots}>;" for j in range(spelling.columns.words))
+        yield from spelling.columns.scratch()
+    for j in range(spelling.columns.vector):
         yield from (f"mov.f32 a{j}_{i}, 0f00000000;" for i in range(program.block_m))
 
 
@@ -104,7 +89,7 @@ def _jump(body: str, bodies: int) -> Iterator[str]:
 
 
 def _body(index: int, ops: tuple[Op, ...], spelling: Spelling, pointer: str) -> Iterator[str]:
-    base = 0
+    base, columns = 0, spelling.columns
     yield f"B{index}{UID}:"
     for op in ops:
         match op:
@@ -112,58 +97,28 @@ def _body(index: int, ops: tuple[Op, ...], spelling: Spelling, pointer: str) -> 
                 base = k
                 yield f"add.s64 p, {pointer}, {k * spelling.row_bytes};"
             case Load(slot, k):
-                yield _load(slot, (k - base) * spelling.row_bytes, spelling)
+                offset = (k - base) * spelling.row_bytes
+                yield columns.load(_words(slot, columns), f"p+{offset}")
             case Widen(slot):
-                yield from _widen(slot, spelling)
+                xs = [f"x{j}_{slot}" for j in range(columns.vector)]
+                yield from columns.widen(_words(slot, columns), xs)
             case Fma(place, slot, weight):
-                for j in range(spelling.vector):
+                for j in range(columns.vector):
                     yield f"fma.rn.f32 a{j}_{place}, x{j}_{slot}, {float32(weight)}, a{j}_{place};"
             case Sync():
                 yield "bar.sync 0;"
     yield f"bra.uni DONE{UID};"
 
 
-def float32(value: float) -> str:
-    """A float32 immediate, bit for bit."""
-    return f"0f{int(np.float32(value).view(np.uint32)):08X}"
-
-
-def _load(slot: int, offset: int, spelling: Spelling) -> str:
-    match spelling.x_dtype, spelling.vector:
-        case "float32", 1:
-            return f"ld.global.nc.f32 x0_{slot}, [p+{offset}];"
-        case "float32", 2:
-            return f"ld.global.nc.v2.f32 {{x0_{slot}, x1_{slot}}}, [p+{offset}];"
-        case "float32", 4:
-            xs = ", ".join(f"x{j}_{slot}" for j in range(4))
-            return f"ld.global.nc.v4.f32 {{{xs}}}, [p+{offset}];"
-        case _, 1:
-            return f"ld.global.nc.u16 h{slot}, [p+{offset}];"
-        case _, 2:
-            return f"ld.global.nc.b32 h{slot}, [p+{offset}];"
-        case _, 4:
-            return f"ld.global.nc.v2.b32 {{h{slot}, g{slot}}}, [p+{offset}];"
-    raise AssertionError(spelling)
-
-
-def _widen(slot: int, spelling: Spelling) -> Iterator[str]:
-    """Halves are packed low column first. bfloat16 is the upper half of a float32."""
-    words = [f"h{slot}", f"g{slot}"][: max(1, spelling.vector // 2)]
-    for j in range(spelling.vector):
-        word, out = words[j // 2], f"x{j}_{slot}"
-        if spelling.x_dtype == "bfloat16":
-            yield f"shl.b32 t, {word}, 16;" if j % 2 == 0 else f"and.b32 t, {word}, 0xffff0000;"
-            yield f"mov.b32 {out}, t;"
-        else:
-            if j % 2 == 0:
-                yield f"mov.b32 {{lo, hi}}, {word};"
-            yield f"cvt.f32.f16 {out}, {'lo' if j % 2 == 0 else 'hi'};"
+def _words(slot: int, columns: Columns) -> list[str]:
+    """Registers a load fills: the columns themselves, or 16-bit columns in pairs."""
+    return [f"{'x' if columns.wide else 'h'}{j}_{slot}" for j in range(columns.words)]
 
 
 def _held(program: Program, spelling: Spelling) -> list[str]:
     """Accumulators a thread gives back: its share of places, columns fastest."""
     share = program.block_m // program.Gy
-    return [f"a{j}_{i}" for i in range(share) for j in range(spelling.vector)]
+    return [f"a{j}_{i}" for i in range(share) for j in range(spelling.columns.vector)]
 
 
 def _exchange(program: Program, spelling: Spelling, body: str, lane: str) -> Iterator[str]:
@@ -171,7 +126,7 @@ def _exchange(program: Program, spelling: Spelling, body: str, lane: str) -> Ite
 
     Layout of ``partial``: [place][j][group][lane].
     """
-    Gy, lanes, vector = program.Gy, spelling.lanes, spelling.vector
+    Gy, lanes, vector = program.Gy, spelling.lanes, spelling.columns.vector
     if Gy == 1:
         return
     group_bytes, place_bytes = lanes * 4, vector * Gy * lanes * 4

@@ -1,0 +1,83 @@
+"""Family ``gather``: the pattern is data. Good at few columns and big weights; any N compiles once.
+
+``limits`` (shape and legality) -> ``pack`` (the weight as lists of pairs) -> ``walk`` (the inner
+loop in PTX) -> ``kernel`` (the Triton kernel around it).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two, powers_of_two
+from sparse_triton.device import Device
+from sparse_triton.kernels.family import Family, Kernel, Space
+from sparse_triton.kernels.gather.limits import gather_why_not
+from sparse_triton.kernels.gather.pack import packed_for
+from sparse_triton.partition import NO_ROW
+from sparse_triton.problem import SpmmProblem
+
+if TYPE_CHECKING:
+    from sparse_triton.plan import Plan
+
+
+class Gather(Family):
+    name = "gather"
+    device_kind = "cuda"
+
+    def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+        return gather_why_not(problem, config, device)
+
+    def space(self, problem: SpmmProblem, device: Device) -> Space:
+        widest = 16 // problem.x_itemsize if problem.x_layout == "row" else 1
+        return {
+            "M_blocks": powers_of_two(1, next_power_of_two(problem.M)),
+            "N_blocks": powers_of_two(1, max(1, ceil_div(problem.N, 8))),
+            "Gy": (1, 2, 4, 8),
+            "vector": tuple(v for v in (1, 2, 4, 8) if v <= widest and problem.N % v == 0),
+            "row_blocks": ("sorted", "even_nnz"),
+            "prefetch": (4, 8, 16),
+        }
+
+    def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
+        """Tiles of 32 columns; programs of up to 1024 threads whose rows share X in L1, fewer rows
+        where the device would stay empty."""
+        lanes = min(32, max(8, next_power_of_two(problem.N)))
+        tiles = ceil_div(problem.N, lanes) * problem.batch
+        Gy, block_m = 2, 16
+        while block_m > 2 and tiles * ceil_div(problem.M, block_m) < device.cores:
+            block_m //= 2
+        while Gy * block_m * lanes < 128:
+            Gy *= 2
+        return KernelConfig(
+            "gather",
+            M_blocks=max(1, ceil_div(problem.M, block_m)),
+            N_blocks=max(1, ceil_div(problem.N, lanes)),
+            Gy=Gy,
+            row_blocks="sorted",
+            prefetch=4,
+        )
+
+    def build(self, plan: Plan) -> Kernel:
+        from sparse_triton.build import compile_kernel
+        from sparse_triton.kernels.gather.kernel import gather_source
+
+        return compile_kernel(gather_source(plan), plan.device.arch)
+
+    def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        packed = packed_for(plan)
+        Y = np.full((plan.problem.M, X.shape[1]), np.nan, dtype=np.float32)
+        for runs, rows in zip(packed.runs, packed.rows, strict=True):
+            for place in np.flatnonzero(rows != NO_ROW):
+                partials = [_walk(packed.pairs[s : s + n], X) for s, n in runs[:, place]]
+                Y[rows[place]] = np.sum(partials, axis=0, dtype=np.float32)
+        return Y
+
+
+def _walk(pairs: NDArray[np.int32], X: NDArray[np.float32]) -> NDArray[np.float32]:
+    acc = np.zeros(X.shape[1], dtype=np.float32)
+    for k, w in zip(pairs[:, 0], pairs[:, 1].view(np.float32), strict=True):
+        acc += w * X[k]
+    return acc
