@@ -45,3 +45,7 @@ class CaptureError(SparseTritonError, RuntimeError):
 
 class BuildError(SparseTritonError, RuntimeError):
     """A kernel did not compile, or its program failed verification."""
+
+
+class StoreError(SparseTritonError, ValueError):
+    """A record or an archive of tuned configurations is not what this version writes."""

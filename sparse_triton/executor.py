@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
 from sparse_triton.check import check_call
-from sparse_triton.choose import choose
+from sparse_triton.choose import choose, tune_first
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import CaptureError, DeviceError
@@ -63,6 +64,16 @@ def execute(W: SparseMatrix, call: Call, out: Tensor | None = None) -> Tensor:
     return launch(call, out)
 
 
+_prepared: weakref.WeakSet[SparseMatrix] = weakref.WeakSet()
+
+
+def forget(pattern_hash: str | None = None) -> None:
+    """Drop the launches of one pattern, or all: the next call looks its configuration up again."""
+    for W in list(_prepared):
+        if pattern_hash in (None, W.pattern_hash):
+            W.launchers.clear()
+
+
 def problem_of(W: SparseMatrix, call: Call) -> SpmmProblem:
     """The problem behind a call: leading dimensions are the batch, tokens are columns."""
     X = call.X
@@ -107,7 +118,9 @@ def prepare(W: SparseMatrix, call: Call, config: KernelConfig | None = None) -> 
     problem = problem_of(W, call)
     facts = Device.of(device)
     if config is None:
+        tune_first(W, problem, device)
         config = choose(problem, W.pattern_hash, facts).config
+        _prepared.add(W)
     run = plan_spmm(problem, config, W.csr, facts)
     return _launch(run.family.build(run).bind(device), problem, call)
 
