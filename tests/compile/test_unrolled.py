@@ -1,0 +1,161 @@
+"""What ptxas makes of an unrolled program: every weight once, every load once, nothing spilled."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from sparse_triton.build import TritonKernel, resources, sass
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.kernels.unrolled.ops import Load
+from sparse_triton.kernels.unrolled.schedule import Program, unrolled_program
+from sparse_triton.plan import Plan, plan_spmm, why_not
+from sparse_triton.problem import Epilogue
+from tests.support import draw_config, problem_for, weight
+
+ARCHS = (80, 90, 100)
+
+
+class Case(NamedTuple):
+    pattern: str
+    M: int
+    K: int
+    N: int
+    x_dtype: str
+    forced: dict[str, object]
+    y_layout: str = "row"
+
+    def __str__(self) -> str:
+        forced = ",".join(f"{k}={v}" for k, v in self.forced.items())
+        return f"{self.pattern}-{self.M}x{self.K}x{self.N}-{self.x_dtype}-{self.y_layout}-{forced}"
+
+
+CASES = [
+    Case("random", 64, 128, 128, "float32", {"vector": 1, "Gy": 1}),
+    Case("random", 64, 128, 128, "float32", {"vector": 2, "Gy": 4, "sync_every": 128}),
+    Case("random", 96, 64, 256, "float32", {"vector": 4, "Gy": 2}),
+    Case("ragged", 64, 128, 49, "float32", {"vector": 1, "Gy": 8}),
+    Case("empty_rows", 64, 64, 196, "float32", {"vector": 4, "Gy": 1}, "column"),
+    Case("random", 64, 128, 128, "float16", {"vector": 1, "Gy": 2}),
+    Case("random", 64, 128, 256, "float16", {"vector": 2, "Gy": 4}),
+    Case("ragged", 64, 64, 256, "float16", {"vector": 4, "Gy": 2, "sync_every": 256}),
+    Case("random", 64, 128, 128, "bfloat16", {"vector": 1, "Gy": 1}),
+    Case("random", 64, 128, 128, "bfloat16", {"vector": 2, "Gy": 8}, "column"),
+    Case("random", 64, 64, 128, "bfloat16", {"vector": 4, "Gy": 1}),
+    Case("one", 7, 5, 1, "float32", {"vector": 1, "Gy": 2}),
+    Case("full", 16, 24, 64, "float32", {"vector": 2, "Gy": 16}),
+    Case("random", 16, 128, 32768, "float32", {"vector": 2, "Gy": 2, "N_blocks": 256}),
+]
+
+
+PLAIN = Epilogue()
+
+
+@cache
+def built(index: int, arch: int, epilogue: Epilogue = PLAIN) -> tuple[Plan, TritonKernel]:
+    case = CASES[index]
+    W = weight(case.pattern, case.M, case.K, 0.15, seed=index)
+    problem = problem_for(
+        W, case.N, x_dtype=case.x_dtype, y_layout=case.y_layout, epilogue=epilogue
+    )
+    device = Device.virtual_cuda(arch)
+    rng = np.random.default_rng(index)
+    config = draw_config(rng, problem, device, "unrolled", **case.forced)
+    assert config is not None
+    plan = plan_spmm(problem, config, W.csr, device)
+    kernel = plan.family.build(plan)
+    assert isinstance(kernel, TritonKernel)
+    return plan, kernel
+
+
+def loads_of(program: Program) -> int:
+    return sum(isinstance(op, Load) for body in program.bodies for op in body)
+
+
+def used_columns(plan: Plan, program: Program) -> int:
+    """Columns with a non-zero, counted for each (block, group): what has to be loaded."""
+    at_least = 0
+    for rows in program.rows:
+        real = rows[rows >= 0]
+        at_least += int((plan.csr.to_dense()[real] != 0).any(axis=0).sum())
+    return at_least
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("index", range(len(CASES)), ids=lambda i: str(CASES[i]))
+def test_machine_code(index: int, arch: int) -> None:
+    plan, kernel = built(index, arch)
+    code = sass(kernel)
+    program = unrolled_program(plan)
+
+    ffma = len(re.findall(r"\bFFMA\b", code))
+    assert ffma == plan.problem.nnz * plan.config.vector
+
+    # A group owns whole columns, so that no column of a block is loaded twice.
+    assert loads_of(program) == used_columns(plan, program)
+    row_numbers = kernel.source.constants["SHARE"]
+    assert len(re.findall(r"\bLDG\b", code)) == loads_of(program) + row_numbers
+
+    used = resources(kernel)
+    assert used.spill_bytes == 0
+    assert used.registers * 32 * kernel.source.num_warps <= plan.device.registers
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=lambda i: str(CASES[i]))
+def test_every_load_lies_inside_x(index: int) -> None:
+    """From the emitted text alone: base and offset of each load, and the width it reads."""
+    plan, kernel = built(index, 90)
+    problem, vector = plan.problem, plan.config.vector
+    row_bytes, base, seen = problem.N * problem.x_itemsize, 0, 0
+    width = vector * problem.x_itemsize
+    for line in kernel.source.constants["ASM"].split("\n"):
+        if re.match(r"B\d+_", line):
+            base = 0
+        if moved := re.match(r"add\.s64 p, \$\d+, (\d+);", line):
+            base = int(moved.group(1))
+        if load := re.match(r"ld\.global\S* .*\[p\+(\d+)\];", line):
+            offset = int(load.group(1))
+            assert offset < 2**23
+            assert (base + offset) % row_bytes == 0
+            # The widest lane starts at column N - vector, see ``spmm_unrolled``.
+            last = base + offset + (problem.N - vector) * problem.x_itemsize + width
+            assert last <= problem.K * row_bytes
+            seen += 1
+    assert seen == loads_of(unrolled_program(plan))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+def test_epilogues_compile_without_spills(arch: int, activation: str | None) -> None:
+    epilogue = Epilogue(bias=True, residual=True, activation=activation)
+    for index in (1, 6):
+        plan, kernel = built(index, arch, epilogue)
+        assert resources(kernel).spill_bytes == 0
+        ffma = len(re.findall(r"\bFFMA\b", sass(kernel)))
+        share = kernel.source.constants["SHARE"] * plan.config.vector
+        weights = plan.problem.nnz * plan.config.vector
+        # Each activation takes well under 32 instructions, a second program would take all of nnz.
+        assert weights <= ffma <= weights + 32 * share
+
+
+def test_largest_block_that_is_legal_does_not_spill() -> None:
+    """The register budget of ``why_not`` is what ptxas can keep."""
+    for x_dtype, vector, prefetch in (("float32", 1, 32), ("float32", 4, 8), ("float16", 2, 16)):
+        W = weight("random", 230, 64, 0.05, seed=1)
+        problem = problem_for(W, 128, x_dtype=x_dtype)
+        device = Device.virtual_cuda(90)
+        for M_blocks in range(1, 40):
+            config = KernelConfig(
+                "unrolled", M_blocks, 128 // (32 * vector), vector=vector, prefetch=prefetch
+            )
+            if why_not(problem, config, device) is None:
+                break
+        plan = plan_spmm(problem, config, W.csr, device)
+        kernel = plan.family.build(plan)
+        assert isinstance(kernel, TritonKernel)
+        assert resources(kernel).spill_bytes == 0, config
