@@ -63,7 +63,7 @@ def pack(csr: CSR, block_m: int, Gy: int, row_blocks: RowBlocks, ahead: int) -> 
 
 def _counts(csr: CSR, rows: Int32, Gy: int) -> Int64:
     lengths = np.where(rows == NO_ROW, 0, csr.row_lengths[np.maximum(rows, 0)])
-    return (lengths[:, None, :] + np.arange(Gy)[::-1][None, :, None]) // Gy
+    return np.asarray((lengths[:, None, :] + np.arange(Gy)[::-1][None, :, None]) // Gy)
 
 
 def _positions(csr: CSR, rows: Int32, starts: Int64, Gy: int) -> NDArray[np.int64]:
