@@ -15,6 +15,7 @@ from sparse_triton.problem import SpmmProblem
 
 LANES_PER_CORE = 128  # float32 FMA lanes of one multiprocessor, compute capability 8.6 or newer
 LAUNCH_US = 1.25  # an empty kernel inside a CUDA graph
+GPU_GHZ, GPU_BYTES_PER_US = 1.7, 2_000_000.0  # where the driver does not tell
 CPU_GHZ = 3.0
 CPU_FLOP_PER_CYCLE = 32  # two 8-wide FMA
 CPU_BYTES_PER_US = 10_000.0  # one core's share of memory bandwidth, 10 GB/s
@@ -45,10 +46,12 @@ def peak_of(device: torch.device) -> Peak:
         flop = cores * CPU_GHZ * 1e3 * CPU_FLOP_PER_CYCLE
         return Peak(flop, cores * CPU_BYTES_PER_US, 0.0, assumed=True)
     p: Any = torch.cuda.get_device_properties(device)
-    per_us = p.clock_rate / 1e3  # kHz -> cycles per us
-    flop = p.multi_processor_count * LANES_PER_CORE * 2 * per_us
-    memory = 2 * p.memory_clock_rate / 1e3 * p.memory_bus_width / 8  # two transfers a cycle
-    return Peak(flop, memory, LAUNCH_US, assumed=False)
+    clocks = getattr(p, "clock_rate", 0), getattr(p, "memory_clock_rate", 0)  # kHz
+    known = all(clocks)
+    cycles_per_us = clocks[0] / 1e3 if known else GPU_GHZ * 1e3
+    flop = p.multi_processor_count * LANES_PER_CORE * 2 * cycles_per_us
+    memory = 2 * clocks[1] / 1e3 * p.memory_bus_width / 8 if known else GPU_BYTES_PER_US
+    return Peak(flop, memory, LAUNCH_US, assumed=not known)
 
 
 def at_best_us(problem: SpmmProblem, kernel: str, peak: Peak) -> float:
