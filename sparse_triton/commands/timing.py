@@ -30,7 +30,7 @@ def disturbance(device: torch.device) -> str | None:
     if device.type == "cuda" or not hasattr(os, "getloadavg"):
         return None
     load, cores = os.getloadavg()[0], torch.get_num_threads()
-    if load <= cores + 1:  # this process alone reaches ``cores``
+    if load <= cores + 0.5:  # this process alone reaches ``cores``
         return None
     return f"load average {load:.1f} on {cores} threads: other work disturbed these times"
 
