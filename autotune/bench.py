@@ -1,6 +1,6 @@
 """From a configuration to a trial: build (here or in a child), verify, time.
 
-``Bench`` is what a study needs of the world; ``LiveBench`` measures, ``replay.ReplayBench`` replays.
+``Bench`` is what a study needs of the world. ``LiveBench`` measures, ``ReplayBench`` replays.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ class DeviceLost(BuildError):
 
     def __init__(self, config: KernelConfig, cause: Exception) -> None:
         super().__init__(
-            f"{config} left the GPU unusable for this process ({cause}); it is stored as failed and "
-            "will not be tried again: start the same command again to go on"
+            f"{config} left the GPU unusable for this process ({cause}); it is stored as failed "
+            "and will not be tried again: start the same command again to go on"
         )
         self.config = config
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 from sparse_triton.errors import InputError
 
@@ -46,5 +46,5 @@ def as_budget(
     if sampler is not None:
         if sampler not in SAMPLERS:
             raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-        budget = replace(budget, sampler=sampler)
+        budget = replace(budget, sampler=cast(Sampler, sampler))
     return budget if seconds is None else replace(budget, seconds=seconds)

@@ -37,7 +37,7 @@ class Worker:
     """One child process and the job it holds."""
 
     def __init__(self, folder: Path) -> None:
-        self.errors = tempfile.TemporaryFile(dir=folder)
+        self.errors = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - ``end`` closes it
         self.pipe, theirs = Pipe()
         env = os.environ | {
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
@@ -46,7 +46,7 @@ class Worker:
             "OMP_NUM_THREADS": "1",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "autotune.worker", str(theirs.fileno())],
+            [sys.executable, "-c", f"from autotune.worker import main; main({theirs.fileno()})"],
             stdin=subprocess.DEVNULL,
             stdout=self.errors,
             stderr=self.errors,

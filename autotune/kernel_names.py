@@ -10,7 +10,7 @@ from triton import knobs
 from triton.runtime.cache import FileCacheManager, get_cache_manager
 
 
-class _Recorder(FileCacheManager):
+class _Recorder(FileCacheManager):  # type: ignore[misc]
     """Triton's own cache, taking note of the folders it is asked for."""
 
     names: ClassVar[list[str]] = []
@@ -29,7 +29,7 @@ def kernel_names(kernel: Any) -> Iterator[list[str]]:
     if digest is None or knobs.cache.manager_class is not None:
         yield names
         return
-    names.append(get_cache_manager(digest).key)  # type: ignore[attr-defined]
+    names.append(get_cache_manager(digest).key)
     outer, _Recorder.names = _Recorder.names, []
     try:
         with knobs.cache.scope():

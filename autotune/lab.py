@@ -1,4 +1,4 @@
-"""One problem on one device: random inputs, the float64 truth, and the checks a candidate must pass.
+"""One problem on one device: random inputs, the float64 truth, and what a candidate must pass.
 
 Outputs lie between guard bands and are filled with NaN before each run, so that a missing store, a
 store beside and a wrong value all show.
@@ -103,7 +103,7 @@ class Lab:
         ratio = (y - case.y64).abs_().div_(self._bound(case, config)).nan_to_num_(nan=math.inf)
         same = (y == case.y64) | (y.isnan() & case.y64.isnan())
         worst = float(ratio.masked_fill_(same, 0.0).max()) if ratio.numel() else 0.0
-        missing = self.columns is not None and bool((self.Y.isnan().any() & ~y.isnan().any()))
+        missing = self.columns is not None and bool(self.Y.isnan().any() & ~y.isnan().any())
         if worst <= 1.0 and not missing:
             return ""
         if math.isinf(worst) or missing:

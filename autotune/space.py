@@ -78,7 +78,7 @@ class SearchSpace:
     def config(self, params: Mapping[str, Any]) -> KernelConfig:
         """The configuration that parameters mean."""
         kernel = params["kernel"]
-        chosen = {}
+        chosen: dict[str, Any] = {}
         for field, values in self.families[kernel].items():
             if field in KNOBS:
                 chosen[field] = _nearest(values, params[f"log2_{field}"])

@@ -21,7 +21,7 @@ Call = Callable[[], None]
 LAUNCHES = 20
 GRAPH_US = 4000.0  # long kernels: fewer launches, so that one replay stays below this
 SLEEP_CYCLES = 400_000  # about 0.2 ms of head start for the host
-CPU_SAMPLE_S = 1e-3  # one sample: the fastest of at least three calls within this
+CPU_SAMPLE_S = 1e-3  # one sample: the fastest of at least five calls within this
 CPU_LIMIT_S = 0.25  # no more repeats of one candidate after this
 STAGE_1 = 3
 STAGE_2 = {"cuda": 20, "cpu": 9}
@@ -92,7 +92,7 @@ class WallTimer:
     def _sample(self) -> float:
         begin = now = time.perf_counter()
         fastest, calls = math.inf, 0
-        while calls < 3 or now - begin < CPU_SAMPLE_S:
+        while calls < 5 or now - begin < CPU_SAMPLE_S:
             start = now
             self.call()
             now = time.perf_counter()

@@ -1,12 +1,12 @@
 """The child process that compiles: jobs in through a pipe, parcels out through files.
 
-``python -m autotune.worker FD``. A compiler that ends the process ends this one only.
+Started by ``compile_pool.Worker`` with the descriptor of the pipe. A compiler that ends the process
+ends this one only.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -82,7 +82,3 @@ def main(fd: int) -> None:
             except EOFError:
                 return
             pipe.send(build(job))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -105,7 +105,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as e:
-            self._complain(f"read {path}", f"the tuned configuration in {path} cannot be read: {e}")
+            self.complain(f"read {path}", f"the tuned configuration in {path} cannot be read: {e}")
             return None
         except (ValueError, RecursionError, ConfigError, StoreError) as e:
             self._set_aside(path, stamp, str(e))
@@ -128,7 +128,7 @@ class Store:
             os.replace(path, moved)
         except OSError:
             moved = path
-        self._complain(
+        self.complain(
             f"bad {path}",
             f"{path.name} is not an entry of the store ({reason[:300]}); it was set aside as "
             f"{moved} and the weight counts as not tuned",
@@ -144,7 +144,7 @@ class Store:
             write_atomically(path, entry.to_json())
         except OSError as e:
             self._unsaved[path] = entry
-            self._complain(
+            self.complain(
                 "write",
                 f"the store {self.root} cannot be written ({e}); tuned configurations hold for "
                 f"this process only. Set {CACHE_DIR} to a folder with space and write access",
@@ -167,39 +167,62 @@ class Store:
         path.unlink(missing_ok=True)
         path.with_suffix(".lock").unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def lock(self, key: Key, device: Device) -> Iterator[bool]:
-        """Hold the one lock of a key; waits for its holder. Yields False where no lock can be made.
+    def lock(self, key: Key, device: Device) -> KeyLock:
+        """The one lock of a key, not yet taken."""
+        return KeyLock(self, self.path(key, device.slug).with_suffix(".lock"))
 
-        The lock dies with its process, however that ends.
-        """
-        path = self.path(key, device.slug).with_suffix(".lock")
-        lock = filelock.FileLock(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except (OSError, NotImplementedError) as e:
-            self._complain("lock", f"no lock can be taken in {self.root} ({e}); going on without")
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
-
-    def _complain(self, about: str, message: str) -> None:
+    def complain(self, about: str, message: str) -> None:
+        """Warn once about each thing."""
         if about not in self._complained:
             self._complained.add(about)
             warnings.warn(message, stacklevel=3)
 
 
+class KeyLock:
+    """Held by the one process that tunes a key; it dies with its process, however that ends.
+
+    Where no lock can be made (a read-only folder), taking it succeeds after one warning.
+    """
+
+    def __init__(self, store: Store, path: Path) -> None:
+        self.store, self.path = store, path
+        self.lock = filelock.FileLock(path)
+
+    def acquire(self, wait: bool = True) -> bool:
+        """Whether the lock was taken; False only without ``wait``, when another process has it."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire(blocking=wait)
+        except filelock.Timeout:
+            return False
+        except (OSError, NotImplementedError) as e:
+            where = self.store.root
+            self.store.complain("lock", f"no lock can be taken in {where} ({e}); going on without")
+        return True
+
+    def release(self) -> None:
+        self.lock.release()
+
+    def __enter__(self) -> KeyLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.release()
+
+
 def write_atomically(path: Path, text: str) -> None:
     """``path`` holds all of ``text`` or what it held before, whatever happens meanwhile."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """The same for bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(beside, "w", encoding="utf-8") as f:
-            f.write(text)
+        with open(beside, "wb") as f:
+            f.write(content)
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, path)
