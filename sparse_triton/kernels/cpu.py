@@ -7,8 +7,10 @@ wider than ``cpu_kernel.MAX_WIDTH`` are walked in pieces of that width.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 ROW_BLOCKS = ("even_rows", "even_nnz", "sorted")
 MAX_GROUPS = 64
 ACTIVATION_CODE = {None: 0, "relu": 1, "gelu": 2, "silu": 3}
-SERIAL_FLOP = 200_000  # below this, waking the other cores costs more than they save
 LANES = 16
+SERIAL_FMAS = 8192  # vector operations below which waking the other cores costs more than it saves
+GROUP_ROWS = 256  # rows of x that one group keeps in the nearest caches, 64 columns wide
+GROUP_ENTRIES = 10  # non-zeros a row should have in a group, to pay for another start
 
 # One parallel region at a time: a thread that finds it taken runs the same tasks by itself. A
 # child of ``fork`` has no worker threads to wake and always runs by itself.
@@ -54,6 +58,19 @@ class Packed:
     rows: Int32
 
 
+@functools.cache
+def load_kernel() -> tuple[Callable[..., None], Callable[..., None]]:
+    """(serial, parallel), compiled. Starting numba's threads must not change torch's number."""
+    threads = torch.get_num_threads()
+    import numba
+
+    from sparse_triton.kernels.cpu_kernel import spmm_parallel, spmm_serial
+
+    numba.get_num_threads()
+    torch.set_num_threads(threads)
+    return spmm_serial, spmm_parallel
+
+
 def packed_for(plan: Plan) -> Packed:
     """The packed weight of a plan; plans that differ in columns only share it."""
     config = plan.config
@@ -64,7 +81,7 @@ def packed_for(plan: Plan) -> Packed:
 
 def pack(csr: CSR, block_m: int, config: KernelConfig) -> Packed:
     """Cut the weight: rows into blocks, a block's columns into Gy groups of even nnz."""
-    rows = partition_rows(csr, block_m, config.row_blocks).rows
+    rows = _ascending(partition_rows(csr, block_m, config.row_blocks).rows)
     columns, values, counts = [], [], []
     for block in rows:
         for group in group_entries(block_entries(csr, block), config.Gy):
@@ -76,10 +93,22 @@ def pack(csr: CSR, block_m: int, config: KernelConfig) -> Packed:
     return Packed(np.concatenate(columns), np.concatenate(values), starts, rows)
 
 
+def _ascending(rows: Int32) -> Int32:
+    """Rows of each block in natural order, padding last: neighbours in Y are written together."""
+    key = np.where(rows == NO_ROW, np.iinfo(np.int32).max, rows)
+    return np.take_along_axis(rows, np.argsort(key, axis=1), axis=1)
+
+
 def tile_width(problem: SpmmProblem, config: KernelConfig) -> int:
     """``block_n``: columns of one tile, whole vectors where it has more than one."""
     width = max(1, ceil_div(problem.N, config.N_blocks))
     return width if width <= LANES else ceil_div(width, LANES) * LANES
+
+
+def _default_groups(problem: SpmmProblem) -> int:
+    """Groups so small that a group's part of the x tile stays near, entries permitting."""
+    entries = problem.nnz // (max(1, problem.M) * GROUP_ENTRIES)
+    return max(1, min(MAX_GROUPS, problem.K // GROUP_ROWS, entries))
 
 
 class Cpu(Family):
@@ -101,15 +130,21 @@ class Cpu(Family):
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
-        """Tiles of 64 columns; rows are cut where tiles alone would not keep every core busy."""
+        """Tiles of 64 columns, groups of 256 rows of x, and row blocks only where tiles alone would
+        not keep every core busy."""
         N_blocks = max(1, ceil_div(problem.N, 64))
         tasks = N_blocks * max(1, problem.batch)
-        M_blocks = min(max(1, problem.M), ceil_div(4 * device.cores, tasks))
-        return KernelConfig("cpu", M_blocks, N_blocks, row_blocks="even_nnz")
+        M_blocks = 1 if tasks >= 2 * device.cores else ceil_div(4 * device.cores, tasks)
+        return KernelConfig(
+            "cpu",
+            min(max(1, problem.M), M_blocks),
+            N_blocks,
+            Gy=_default_groups(problem) if problem.N >= 32 else 1,
+            row_blocks="even_nnz",
+        )
 
     def build(self, plan: Plan) -> Kernel:
-        import sparse_triton.kernels.cpu_kernel  # noqa: F401  (compiles)
-
+        load_kernel()
         return CpuKernel(plan)
 
     def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -146,8 +181,7 @@ class CpuKernel:
         self.packed = packed_for(plan)
 
     def bind(self, device: torch.device) -> Run:
-        from sparse_triton.kernels.cpu_kernel import spmm_parallel, spmm_serial
-
+        spmm_serial, spmm_parallel = load_kernel()
         problem = self.plan.problem
         arguments = self._arguments()
         workers = self._workers()
@@ -190,11 +224,12 @@ class CpuKernel:
         return (
             packed.columns, packed.values, packed.starts, packed.rows,
             problem.batch, M, K, N, config.Gy, tile_width(problem, config),
-            *x_strides, *y_strides, ACTIVATION_CODE[problem.epilogue.activation], 1,
+            *x_strides, *y_strides, ACTIVATION_CODE[problem.epilogue.activation],
         )  # fmt: skip
 
     def _workers(self) -> int:
         problem, config = self.plan.problem, self.plan.config
         tiles = ceil_div(problem.N, tile_width(problem, config))
         tasks = problem.batch * tiles * len(self.packed.rows)
-        return 1 if problem.flop < SERIAL_FLOP else min(self.plan.device.cores, tasks)
+        fmas = problem.nnz * ceil_div(problem.N, LANES) * problem.batch
+        return 1 if fmas < SERIAL_FMAS else min(self.plan.device.cores, tasks)

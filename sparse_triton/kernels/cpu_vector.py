@@ -146,5 +146,50 @@ def _take_ticket(context, address):  # type: ignore[no-untyped-def]
     return types.int64(types.int64), codegen
 
 
+def _copy_line(context, to, source):  # type: ignore[no-untyped-def]
+    """16 floats from one address to another."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        line = ir.VectorType(FLOAT, 16).as_pointer()
+        to, source = (builder.inttoptr(address, line) for address in arguments)
+        value = builder.load(source)
+        value.align = 4
+        builder.store(value, to).align = 4
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+def _power_of_two(context, rounded):  # type: ignore[no-untyped-def]
+    """2**n as a float from ``1.5 * 2**23 + n``, -127 <= n <= 128; the ends give 0 and infinity."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        word = ir.IntType(32)
+        n = builder.bitcast(arguments[0], word)  # n in the low bits, the rest is shifted out
+        exponent = builder.shl(builder.add(n, ir.Constant(word, 127)), ir.Constant(word, 23))
+        return builder.bitcast(exponent, FLOAT)
+
+    return types.float32(types.float32), codegen
+
+
+def _prefetch(write: bool) -> Any:
+    def prefetch(context, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            number, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+            type_ = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+            function = cgutils.get_or_insert_function(builder.module, type_, "llvm.prefetch.p0")
+            flags = [ir.Constant(number, flag) for flag in (int(write), 3, 1)]
+            builder.call(function, [builder.inttoptr(arguments[0], pointer), *flags])
+            return context.get_dummy_value()
+
+        return types.void(types.int64), codegen
+
+    return intrinsic(prefetch)
+
+
+copy_line: Any = intrinsic(_copy_line)
 floats: Any = intrinsic(_floats)
+power_of_two: Any = intrinsic(_power_of_two)
+prefetch_read: Any = _prefetch(False)
+prefetch_write: Any = _prefetch(True)
 take_ticket: Any = intrinsic(_take_ticket)
