@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ class Bench(Protocol):
     """Candidates go in with ``submit`` and come out of ``collect`` as trials, in any order."""
 
     capacity: int  # candidates worth having in flight
+    left_out: Mapping[str, str]  # families that are not worth building here, and why
 
     def submit(self, config: KernelConfig, origin: str) -> None: ...
 
@@ -78,6 +80,7 @@ class LiveBench:
         with quiet(device):
             self.lab = Lab(W, problem, device)
         self.capacity = 1 if pool is None else pool.jobs + max(2, pool.jobs // 4)
+        self.left_out = {} if pool is None else _too_slow(pool, problem)
         self.local: deque[Ready] = deque()
         self.compiling: dict[int, tuple[Job, str]] = {}
         self.timeouts: dict[str, int] = {}
@@ -120,6 +123,8 @@ class LiveBench:
     def _arrived(self, built: Built) -> Ready:
         job, origin = self.compiling.pop(built.number)
         ready = Ready(job.config, origin, why=built.why, seconds=built.seconds)
+        if self.pool is not None and not built.why:
+            self.pool.note(job.config.kernel, self.problem.nnz, built.seconds)
         if built.timed_out:
             self.timeouts[job.config.kernel] = self.timeouts.get(job.config.kernel, 0) + 1
         if not built.why:
@@ -220,6 +225,16 @@ class DeviceLost(BuildError):
             "and will not be tried again: start the same command again to go on"
         )
         self.config = config
+
+
+def _too_slow(pool: CompilePool, problem: SpmmProblem) -> dict[str, str]:
+    """Families that, by what they took so far, would exceed the time limit of a compilation."""
+    out = {}
+    for kernel in FAMILIES:
+        seconds = problem.nnz * pool.seconds_per_nnz(kernel)
+        if seconds > pool.timeout_s:
+            out[kernel] = f"compiling {problem.nnz} non-zeros would take about {seconds:.0f} s"
+    return out
 
 
 def _resources(kernel: Any) -> dict[str, int]:

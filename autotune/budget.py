@@ -15,27 +15,32 @@ SAMPLERS = ("tpe", "random", "exhaustive")
 class Budget:
     """Limits of one study.
 
-    trials   measured configurations, dense and those of earlier runs included; None: all there are
-    seconds  wall time after which nothing new is tried; None: no limit
+    trials     measured configurations, dense and those of earlier runs included; None: all of them
+    seconds    wall time after which nothing new is tried; None: no limit
+    compile_s  longest compilation of one configuration
     """
 
     name: str
     trials: int | None
     seconds: float | None
     sampler: Sampler
+    compile_s: float = 60.0
 
 
 BUDGETS = {
-    "quick": Budget("quick", 40, 60.0, "tpe"),
+    "quick": Budget("quick", 40, 45.0, "tpe", compile_s=20.0),
     "full": Budget("full", 200, None, "tpe"),
     "exhaustive": Budget("exhaustive", None, None, "exhaustive"),
 }
 
 
 def as_budget(
-    budget: str | Budget, sampler: str | None = None, seconds: float | None = None
+    budget: str | Budget,
+    sampler: str | None = None,
+    seconds: float | None = None,
+    compile_s: float | None = None,
 ) -> Budget:
-    """A budget by name, with another sampler or wall time where given.
+    """A budget by name, with another sampler or other limits where given.
 
     Raises ``InputError`` for names it does not know.
     """
@@ -47,4 +52,6 @@ def as_budget(
         if sampler not in SAMPLERS:
             raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
         budget = replace(budget, sampler=cast(Sampler, sampler))
-    return budget if seconds is None else replace(budget, seconds=seconds)
+    if seconds is not None:
+        budget = replace(budget, seconds=seconds)
+    return budget if compile_s is None else replace(budget, compile_s=compile_s)

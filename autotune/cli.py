@@ -96,7 +96,7 @@ def _add_warmup(p: argparse.ArgumentParser) -> None:
     p.add_argument("--min-sparsity", type=float, default=MIN_SPARSITY)
     p.add_argument("--every-instance", action="store_true", help="search for siblings too")
     p.add_argument("--jobs", type=int, help="compile processes; default: all cores but one")
-    p.add_argument("--compile-timeout", type=float, default=60.0, metavar="SECONDS")
+    p.add_argument("--compile-timeout", type=float, metavar="SECONDS", help="for one config")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--dry-run", action="store_true", help="say what would be tuned")
 

@@ -26,6 +26,7 @@ from sparse_triton.errors import BuildError
 
 START_LIMIT_S = 180.0
 MAX_FAILED_STARTS = 3
+FIXED_COST_S = 4.0  # what any kernel may take on busy cores
 
 
 def default_jobs() -> int:
@@ -90,6 +91,7 @@ class CompilePool:
         self.workers: list[Worker] = []
         self.results: dict[int, Built] = {}  # nobody has taken them yet
         self.abandoned: set[int] = set()
+        self.costs: dict[str, list[float]] = {}
         self.failed_starts = 0
         self.count = 0
 
@@ -101,6 +103,18 @@ class CompilePool:
     def submit(self, job: Job) -> None:
         self.queue.append(job)
         self._staff()
+
+    def note(self, kernel: str, nnz: int, seconds: float) -> None:
+        """What a compilation took. Short ones say nothing about the cost of a non-zero."""
+        if seconds > FIXED_COST_S:
+            total = self.costs.setdefault(kernel, [0.0, 0.0])
+            total[0] += seconds
+            total[1] += nnz
+
+    def seconds_per_nnz(self, kernel: str) -> float:
+        """Mean cost of a non-zero in a family's compilations; 0.0 where it is unknown or small."""
+        seconds, nnz = self.costs.get(kernel, (0.0, 1.0))
+        return seconds / nnz
 
     def cancel(self, numbers: set[int]) -> None:
         """Forget jobs; what is being compiled runs on and its result is to be ignored."""

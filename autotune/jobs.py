@@ -42,7 +42,8 @@ def jobs_of(weights: Iterable[Weight], x_dtype: str | None) -> list[Job]:
 def with_siblings(jobs: list[Job]) -> list[Job]:
     """Leaders, each with the jobs of equal shape and similar sparsity that may copy from it.
 
-    The leader is the one in the middle by non-zeros. The most work comes first.
+    The leader is the one in the middle by non-zeros. Small weights come first: they seed the bigger
+    ones, and tell what compiling costs.
     """
     groups: list[list[Job]] = []
     for job in sorted(jobs, key=lambda j: (_shape_key(j), j.key.problem.nnz)):
@@ -55,7 +56,7 @@ def with_siblings(jobs: list[Job]) -> list[Job]:
         leader = group.pop(len(group) // 2)
         leader.siblings = group
         leaders.append(leader)
-    return sorted(leaders, key=lambda j: -j.key.problem.flop)
+    return sorted(leaders, key=lambda j: j.key.problem.nnz)
 
 
 def _shape_key(job: Job) -> str:

@@ -16,7 +16,7 @@ import gzip
 import json
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ class ReplayBench:
 
     recording: Entry
     capacity: int = 1
+    left_out: Mapping[str, str] = field(default_factory=dict)
     measured: list[KernelConfig] = field(default_factory=list)
     waiting: deque[tuple[KernelConfig, str]] = field(default_factory=deque)
 

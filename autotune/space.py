@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +36,11 @@ class SearchSpace:
     families: Mapping[str, Mapping[str, tuple[Any, ...]]]
 
     @staticmethod
-    def of(problem: SpmmProblem, device: Device) -> SearchSpace:
+    def of(problem: SpmmProblem, device: Device, left_out: Collection[str] = ()) -> SearchSpace:
         """The families that can run the problem at all. Dense has nothing to search."""
         found = {}
         for name, family in FAMILIES.items():
-            if name == DENSE.kernel or family.device_kind not in (device.kind, "any"):
+            if name in (DENSE.kernel, *left_out) or family.device_kind not in (device.kind, "any"):
                 continue
             if why_not(problem, family.default_config(problem, device), device) is None:
                 found[name] = _ascending(family.space(problem, device))

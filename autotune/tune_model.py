@@ -90,7 +90,7 @@ def warmup(
     sampler: str | None = None,
     seconds: float | None = None,
     jobs: int | None = None,
-    compile_timeout_s: float = 60.0,
+    compile_timeout_s: float | None = None,
     seed: int = 0,
     quiet: bool = True,
     bench_for: BenchFor = LiveBench,
@@ -110,14 +110,15 @@ def warmup(
     result = WarmupResult(skipped=[w.name for w in weights if not w.N])
     where = as_device(device)
     runner = Runner(
-        where, as_store(store), as_budget(budget, sampler, seconds), seed, bench_for, result
-    )
+        where, as_store(store), as_budget(budget, sampler, seconds, compile_timeout_s), seed,
+        bench_for, result,
+    )  # fmt: skip
     runner.plan(weights, x_dtype, every_instance)
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         pool = None
         if needs_compiling(Device.of(where)) and runner.waiting:
-            pool = stack.enter_context(CompilePool(jobs, compile_timeout_s))
+            pool = stack.enter_context(CompilePool(jobs, runner.budget.compile_s))
         bars = stack.enter_context(Progress(runner.trials_planned(), quiet))
         runner.run(pool, bars)
     result.seconds = time.monotonic() - started

@@ -32,7 +32,7 @@ def tune(
     sampler: str | None = None,
     seconds: float | None = None,
     jobs: int | None = None,
-    compile_timeout_s: float = 60.0,
+    compile_timeout_s: float | None = None,
     seed: int = 0,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> TuneResult:
@@ -46,6 +46,7 @@ def tune(
     sampler  "tpe" (default), "random", "exhaustive"
     seconds  wall time after which nothing new is tried
     jobs     compile processes (GPU only; default: all cores but one)
+    compile_timeout_s  longest compilation of one configuration; default: the budget's
 
     Every candidate is verified against float64 before it is timed; dense is always a candidate.
     Interrupted, it goes on where it was: each finished trial is stored at once. A second call with
@@ -64,12 +65,13 @@ def tune(
     matrix = as_matrix(W)
     full = as_problem(matrix, problem)
     key = Key(full, matrix.pattern_hash)
-    study = Study(key, Device.of(where), as_store(store), as_budget(budget, sampler, seconds), seed)
+    limits = as_budget(budget, sampler, seconds, compile_timeout_s)
+    study = Study(key, Device.of(where), as_store(store), limits, seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(study.store.lock(key, study.device))
         pool = None
         if needs_compiling(study.device):
-            pool = stack.enter_context(CompilePool(jobs, compile_timeout_s))
+            pool = stack.enter_context(CompilePool(jobs, limits.compile_s))
         tuning = Tuning(study, LiveBench(matrix, full, where, pool), on_trial)
         while tuning.step():
             pass

@@ -29,6 +29,7 @@ from sparse_triton.store import Store
 FINALISTS = 3
 SEEDS_FROM_NEIGHBOURS = 4
 SEEDS_FROM_STALE = 6
+SEED_DISTANCE = 6.0  # a seed may come from further away than a guess
 
 log = logging.getLogger("sparse_triton")
 
@@ -98,7 +99,7 @@ class Tuning:
         self.dry = False
         self.entry, old = _entry_of(study)
         self.search = Search(
-            SearchSpace.of(self.problem, study.device),
+            SearchSpace.of(self.problem, study.device, bench.left_out),
             study.budget,
             lambda config: why_not(self.problem, config, study.device),
             self._record,
@@ -106,7 +107,8 @@ class Tuning:
         )
         self.search.remember(self.entry.trials)
         for config, origin in [(DENSE, "dense"), *study.extra, *self._seeds(old)]:
-            if why_not(self.problem, config, study.device) is None:
+            fits = why_not(self.problem, config, study.device) is None
+            if fits and config.kernel not in bench.left_out:
                 self.search.seed(config, origin)
 
     def _seeds(self, old: Entry | None) -> list[tuple[KernelConfig, str]]:
@@ -120,7 +122,7 @@ class Tuning:
         if old is not None:
             out += [(t.config, "stale") for t in _fastest(old.trials)[:SEEDS_FROM_STALE]]
         near = []
-        for _, entry in neighbours(study.key, study.device, study.store):
+        for _, entry in neighbours(study.key, study.device, study.store, SEED_DISTANCE):
             assert entry.best is not None
             near.append((fitted(entry.best.config, entry.key.problem, self.problem), "neighbour"))
         return out + near[:SEEDS_FROM_NEIGHBOURS]
@@ -189,11 +191,15 @@ class Tuning:
         news = self.measured > 0 or self.entry.best is None or self.entry.best.config not in known
         if news and known:
             best = self._compare()
-            self.entry = replace(self.entry, best=best, note=self.study.note or self.entry.note)
+            self.entry = replace(self.entry, best=best, note=self._note())
             self.study.store.put(self.entry)
             executor.forget(self.study.key.pattern_hash)
         self.bench.close()
         return TuneResult(self.entry, self.measured, time.monotonic() - self.started)
+
+    def _note(self) -> str:
+        left_out = (f"{kernel} left out: {why}" for kernel, why in self.bench.left_out.items())
+        return "; ".join(filter(None, (self.study.note, *left_out)))
 
     def _compare(self) -> Best:
         """Dense unless another is faster beyond noise; the heuristic is always among them."""

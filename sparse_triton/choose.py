@@ -103,19 +103,26 @@ def _stored(entry: Entry, device: Device) -> Choice | None:
     return None
 
 
-def neighbours(key: Key, device: Device, store: Store) -> Iterator[tuple[float, Entry]]:
+def neighbours(
+    key: Key, device: Device, store: Store, limit: float = MAX_DISTANCE
+) -> Iterator[tuple[float, Entry]]:
     """(distance, entry) of finished studies to take a configuration from, nearest first."""
     near = []
     for entry in store.index(device.slug):
-        d = distance(key, entry.key) if entry.best is not None and entry.key != key else math.inf
+        d = (
+            distance(key, entry.key, limit)
+            if entry.best is not None and entry.key != key
+            else math.inf
+        )
         if d < math.inf:
             near.append((d, entry))
     near.sort(key=lambda pair: (pair[0], pair[1].key.sha256))
     yield from near
 
 
-def distance(a: Key, b: Key) -> float:
-    """How far b's configuration has to travel; ``inf``: too far.
+def distance(a: Key, b: Key, limit: float = MAX_DISTANCE) -> float:
+    """How far b's configuration has to travel; ``inf``: further than ``limit`` (or, for the same
+    pattern, than ``MAX_N_DISTANCE`` in columns).
 
     The same pattern always comes before another one, the same class before another class.
     """
@@ -123,11 +130,10 @@ def distance(a: Key, b: Key) -> float:
     columns = _log_ratio(p.N * p.batch, q.N * q.batch)
     same = a.pattern_hash == b.pattern_hash
     if same:
-        d, limit = columns, MAX_N_DISTANCE
+        d, limit = columns, max(limit, MAX_N_DISTANCE)
     else:
         density = _log_ratio(p.nnz * q.M * q.K, q.nnz * p.M * p.K)
         d = columns + _log_ratio(p.M, q.M) + _log_ratio(p.K, q.K) + density
-        limit = MAX_DISTANCE
     if d > limit:
         return math.inf
     return d + (0 if same else MAX_N_DISTANCE) + (0 if _class(p) == _class(q) else OTHER_CLASS)
