@@ -59,8 +59,28 @@ def _check_operand(name: str, t: Tensor, shape: tuple[int, ...], X: Tensor) -> N
         raise DeviceError(f"{name} is on {t.device}, X on {X.device}; use {name}.to(X.device)")
 
 
-def check_out(out: Tensor, shape: tuple[int, ...], X: Tensor) -> None:
-    """``out`` must be Y's shape, dtype and device, and share no memory with X."""
+def check_out(
+    out: Tensor, shape: tuple[int, ...], X: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> None:
+    """``out`` must be Y's shape, dtype and device, and share no memory with what is read."""
     _check_operand("out", out, shape, X)
-    if out.numel() and out.untyped_storage().data_ptr() == X.untyped_storage().data_ptr():
-        raise ShapeError("out must not share memory with X: rows of X are read after Y is written")
+    for name, t in (("X", X), ("bias", bias), ("residual", residual)):
+        if t is not None and _overlap(out, t):
+            raise ShapeError(
+                f"out must not share memory with {name}, which is read after parts of out are "
+                f"written; use {name}.clone() or another out"
+            )
+    if out.numel() > 1 and any(s == 0 and n > 1 for s, n in zip(out.stride(), shape, strict=True)):
+        raise ShapeError("out must not be an expanded tensor: its elements share memory")
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether the address ranges of two tensors meet."""
+    if a.numel() == 0 or b.numel() == 0:
+        return False
+    return a.data_ptr() < _end(b) and b.data_ptr() < _end(a)
+
+
+def _end(t: Tensor) -> int:
+    last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr() + (last + 1) * t.element_size()

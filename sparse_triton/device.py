@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from sparse_triton.errors import CaptureError
+
 
 @dataclass(frozen=True)
 class Device:
@@ -75,6 +77,15 @@ def _cpu_name() -> str:
         if found:
             return found.group(1).strip()
     return platform.processor() or platform.machine() or "cpu"
+
+
+def refuse_capture(device: torch.device, what: str) -> None:
+    """Raise ``CaptureError`` inside a CUDA graph capture: ``what`` has to happen before one."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise CaptureError(
+            f"{what}, and nothing may be analysed, planned or compiled inside a CUDA graph "
+            "capture; run the same call once before capturing (see autotune.warmup)"
+        )
 
 
 def environment(device: Device) -> dict[str, str]:

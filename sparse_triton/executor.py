@@ -18,8 +18,8 @@ import torch
 from sparse_triton.check import check_call
 from sparse_triton.choose import choose, tune_first
 from sparse_triton.config import KernelConfig
-from sparse_triton.device import Device
-from sparse_triton.errors import CaptureError, DeviceError
+from sparse_triton.device import Device, refuse_capture
+from sparse_triton.errors import DeviceError
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Epilogue, Layout, SpmmProblem
@@ -110,11 +110,7 @@ def prepare(W: SparseMatrix, call: Call, config: KernelConfig | None = None) -> 
         raise DeviceError(f"X is on {device}, W on {W.device}; use W.to({str(device)!r})")
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"spmm runs on cpu and cuda, X is on {device}")
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise CaptureError(
-            "this call was never made before, and nothing may be planned or compiled inside a CUDA "
-            "graph capture; run the same call once before capturing (see autotune.warmup)"
-        )
+    refuse_capture(device, "this call was never made before")
     problem = problem_of(W, call)
     facts = Device.of(device)
     if config is None:

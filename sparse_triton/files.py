@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +25,12 @@ def read_smtx(path: str | PathLike[str]) -> Pattern:
 
     Source: Gale, Zaharia, Young, Elsen, Sparse GPU Kernels for Deep Learning, SC 2020.
     """
-    lines = Path(path).read_text().split("\n")
     try:
+        lines = Path(path).read_text().split("\n")
         M, K, nnz = (int(n) for n in lines[0].replace(",", " ").split())
         offsets = np.array(lines[1].split(), dtype=np.int64)
         columns = np.array(lines[2].split() if len(lines) > 2 else [], dtype=np.int64)
-    except (ValueError, IndexError) as e:
+    except (ValueError, IndexError, OverflowError) as e:
         raise FileFormatError(
             f"{path} is not an .smtx pattern (a line 'rows, columns, nnz', a line of row offsets, "
             f"a line of column indices): {e}"
@@ -51,8 +52,8 @@ def read_npz(path: str | PathLike[str]) -> tuple[Any, Any, Any, tuple[int, int]]
             if missing:
                 raise FileFormatError(f"{path} lacks the arrays {missing}; it holds {z.files}")
             offsets, columns, values, shape = (z[n] for n in names)
-    except (ValueError, zipfile.BadZipFile, EOFError) as e:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise FileFormatError(f"{path} is not a readable .npz file: {e}") from e
-    if shape.size != 2:
-        raise FileFormatError(f"{path}: shape must hold two numbers, got {shape.tolist()}")
+    if shape.size != 2 or shape.dtype.kind not in "iu":
+        raise FileFormatError(f"{path}: shape must hold two integers, got {shape.tolist()}")
     return offsets, columns, values, (int(shape.flat[0]), int(shape.flat[1]))

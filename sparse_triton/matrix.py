@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from functools import cached_property
 from os import PathLike
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from sparse_triton import files
+from sparse_triton.device import refuse_capture
 from sparse_triton.errors import DtypeError, InputError, PatternError, ShapeError
 from sparse_triton.pattern import CSR, hash_arrays, validate_csr
 
@@ -46,10 +48,16 @@ class SparseMatrix:
         self.row_offsets = row_offsets
         self.column_indices = column_indices
         self.values = values
-        self.launchers: dict[Any, Any] = {}  # the executor's: problem -> ready launch
         self.pattern_hash, self.value_hash = hashes or self._hash()
         self.weight_id = f"{shape[0]}x{shape[1]}-{self.pattern_hash[:16]}-{self.value_hash[:16]}"
-        LIVE[self.weight_id, self.device] = self
+        # Equal matrices are one: they share the first one's tensors and launches and keep it alive.
+        first = LIVE.setdefault((self.weight_id, self.device), self)
+        self._first: SparseMatrix | None = None if first is self else first
+        self.launchers: dict[Any, Any] = {}  # the executor's: problem -> ready launch
+        if self._first is not None:
+            self.launchers = first.launchers
+            self.row_offsets, self.column_indices = first.row_offsets, first.column_indices
+            self.values = first.values
 
     # -- facts -------------------------------------------------------------------------------
 
@@ -74,6 +82,8 @@ class SparseMatrix:
     @cached_property
     def csr(self) -> CSR:
         """The matrix on the host, values widened to float32."""
+        if self._first is not None:
+            return self._first.csr
         return CSR(
             self.shape,
             self.row_offsets.cpu().numpy(),
@@ -84,6 +94,9 @@ class SparseMatrix:
     @cached_property
     def transposed(self) -> SparseMatrix:
         """W^T [K, M]: what the gradient with respect to X multiplies by."""
+        if self._first is not None:
+            return self._first.transposed
+        refuse_capture(self.device, "the gradient through this W was never computed before")
         rows = _rows_of(self.row_offsets, self.nnz)
         order = torch.argsort(self.column_indices, stable=True)
         return _from_sorted_coo(
@@ -111,6 +124,16 @@ class SparseMatrix:
             f"{str(self.dtype).removeprefix('torch.')}, {self.device})"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = (self.row_offsets, self.column_indices, self.values)
+        return SparseMatrix, (*parts, self.shape, (self.pattern_hash, self.value_hash))
+
+    def __copy__(self) -> SparseMatrix:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseMatrix:
+        return self
+
     # -- conversions -------------------------------------------------------------------------
 
     def to(self, device: torch.device | str) -> SparseMatrix:
@@ -118,13 +141,9 @@ class SparseMatrix:
         where = torch.empty(0, device=device).device
         if where == self.device:
             return self
-        moved = SparseMatrix(
-            self.row_offsets.to(where),
-            self.column_indices.to(where),
-            self.values.to(where),
-            self.shape,
-            (self.pattern_hash, self.value_hash),
-        )
+        with torch.inference_mode(False):
+            parts = [t.to(where) for t in (self.row_offsets, self.column_indices, self.values)]
+        moved = SparseMatrix(*parts, self.shape, (self.pattern_hash, self.value_hash))
         if "csr" in self.__dict__:
             moved.__dict__["csr"] = self.csr
         return moved
@@ -141,7 +160,7 @@ class SparseMatrix:
 
         Raises ``ShapeError`` for another rank, ``DtypeError`` unless float32, float16 or bfloat16.
         """
-        t = torch.from_numpy(np.ascontiguousarray(w)) if isinstance(w, np.ndarray) else w
+        t = _from_array(w) if isinstance(w, np.ndarray) else w
         if not isinstance(t, torch.Tensor):
             raise InputError(f"W must be a tensor or an array, got {type(w).__name__}")
         _check_weight(t)
@@ -195,7 +214,9 @@ class SparseMatrix:
         """
         v = torch.as_tensor(values).detach()
         _check_dtype(v.dtype)
-        M, K = (int(n) for n in shape)
+        if v.ndim != 1:
+            raise PatternError(f"values must have rank 1, got shape {tuple(v.shape)}")
+        M, K = _extents(shape)
         offsets, columns = (
             _integers(t, name)
             for t, name in ((row_offsets, "row_offsets"), (column_indices, "column_indices"))
@@ -243,8 +264,24 @@ def _check_weight(t: torch.Tensor) -> None:
 def _check_dtype(dtype: torch.dtype) -> None:
     if dtype not in FLOAT_DTYPES:
         raise DtypeError(
-            f"W must be float32, float16 or bfloat16, got {dtype}; use W.float() (or .half())"
+            f"W must be float32, float16 or bfloat16, got {dtype}; use W.float() for a tensor, "
+            "W.astype('float32') for an array"
         )
+
+
+def _from_array(w: np.ndarray[Any, Any]) -> torch.Tensor:
+    try:
+        return torch.from_numpy(np.require(w, requirements=("C", "W")))
+    except TypeError as e:
+        raise DtypeError(f"W must hold float32 or float16, got {w.dtype}: {e}") from e
+
+
+def _extents(shape: Any) -> tuple[int, int]:
+    try:
+        M, K = (operator.index(n) for n in shape)
+    except (TypeError, ValueError):
+        raise PatternError(f"shape must be two integers in [0, 2**31), got {shape!r}") from None
+    return M, K
 
 
 def _integers(t: Any, name: str) -> torch.Tensor:

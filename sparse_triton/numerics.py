@@ -3,7 +3,8 @@
 A dot product of ``n`` terms in precision ``u``, summed in any order, is off by at most
 ``gamma(n) * sum |w_k x_k|`` (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
 Bias and residual are two more terms; ``Gy`` partial sums add ``Gy`` more roundings. Rounding to the
-output type and the activation's own error come on top.
+output type and the activation's own error come on top; so does one smallest subnormal for every
+rounding, because a result that underflows is rounded absolutely.
 """
 
 from __future__ import annotations
@@ -74,4 +75,5 @@ def error_bound(
     store = UNIT_ROUNDOFF[y_dtype] if y_dtype != "float32" else 0.0
     bound = before_store * (1.0 + store) + store * np.abs(y64)
     bound += (roundings - 1) * store * _SLOPE[activation] * magnitude
-    return np.asarray(bound + SMALLEST_SUBNORMAL[y_dtype])
+    underflow = terms * SMALLEST_SUBNORMAL["float32"] * _SLOPE[activation]
+    return np.asarray(bound + underflow + SMALLEST_SUBNORMAL[y_dtype])

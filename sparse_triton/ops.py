@@ -8,6 +8,7 @@ a plain weight). The gradient with respect to X multiplies by W^T, which is the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from sparse_triton import weights
 from sparse_triton.check import check_call, check_out
 from sparse_triton.errors import InputError
 from sparse_triton.executor import Call, execute
-from sparse_triton.matrix import SparseMatrix
+from sparse_triton.matrix import FLOAT_DTYPES, SparseMatrix
 
 Tensor = torch.Tensor
 
@@ -47,7 +48,9 @@ def spmm(
             [..., M, N].
     Dtypes  X float32, float16 or bfloat16; bias, residual and the result have X's dtype; W may have
             another of the three. Accumulation is float32.
-    Zeros   of W do not multiply: NaN or Inf in X spreads only through stored weights.
+    Zeros   of W do not multiply: NaN or Inf in X spreads only through stored weights. Not so where
+            family dense is taken (few zeros): that is the library's product.
+    Autocast casts X, bias and residual, as for ``torch.matmul``; W keeps its dtype.
     Error   ``sparse_triton.numerics.error_bound``, elementwise.
     Raises  ``ShapeError``, ``DtypeError``, ``DeviceError``, ``ActivationError``; ``CaptureError``
             for a first call inside a CUDA graph capture.
@@ -110,12 +113,12 @@ def _call_out(
 ) -> Tensor:
     if torch.compiler.is_compiling():
         return out.copy_(_call(W, X, bias, residual, activation, False, None))
-    needs_grad = (X, out) if residual is None else (X, out, residual)
+    needs_grad = (t for t in (X, bias, residual, out) if t is not None)
     if torch.is_grad_enabled() and any(t.requires_grad for t in needs_grad):
         raise InputError("out= does not record gradients; leave it out, or use torch.no_grad()")
     matrix = weights.as_matrix(W)
     check_call(matrix.shape, X, bias, residual, activation, False)
-    check_out(out, (*X.shape[:-2], matrix.shape[0], X.shape[-1]), X)
+    check_out(out, (*X.shape[:-2], matrix.shape[0], X.shape[-1]), X, bias, residual)
     return execute(matrix, Call(X, bias, residual, activation, False), out)
 
 
@@ -198,25 +201,50 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return result
 
     if ctx.activation == "relu":
-        grad = grad * (slope[0] > 0)
+        grad = torch.ops.aten.threshold_backward(grad, slope[0], 0)
     elif ctx.activation is not None:
         X, bias, residual = slope
         before = product(X, bias, residual, ctx.transposed)
         function = getattr(torch.ops.aten, f"{ctx.activation}_backward")
         grad = function(grad, before)
-    grad_x = product(grad, None, None, not ctx.transposed)
+    grad_x = None
+    if ctx.needs_input_grad[ctx.n_parts]:
+        grad_x = product(grad, None, None, not ctx.transposed)
     grad_bias = None
     if ctx.has[0]:
-        m = -1 if ctx.token_major else -2
-        grad_bias = grad.movedim(m, 0).flatten(1).sum(1)
+        m = grad.ndim - (1 if ctx.token_major else 2)
+        others = [d for d in range(grad.ndim) if d != m]
+        grad_bias = grad.sum(others) if others else grad
     grad_residual = grad if ctx.has[1] else None
     none = (None,) * (3 + len(ctx.tail))
     return (*(None for _ in parts), grad_x, grad_bias, grad_residual, *none)
 
 
+# -- autocast ------------------------------------------------------------------------------------
+
+
+def _autocast(name: str, device: str) -> Callable[..., Tensor]:
+    """X, bias and residual in the dtype of the autocast region; nothing below is cast again."""
+
+    def call(*inputs: Any) -> Tensor:
+        dtype = torch.get_autocast_dtype(device)
+        parts, (X, bias, residual, *options) = _split(inputs)
+        operands = (
+            t.to(dtype) if t is not None and t.dtype in FLOAT_DTYPES else t
+            for t in (X, bias, residual)
+        )
+        with torch.autocast(device, enabled=False):
+            op = getattr(torch.ops.sparse_triton, name).default
+            result: Tensor = op(*parts, *operands, *options)
+        return result
+
+    return call
+
+
 for _name, _impl, _meta in (("spmm", _run, _fake), ("spmm_dense", _run_dense, _fake_dense)):
     for _key in ("CPU", "CUDA"):
         _library.impl(_name, _impl, _key)
+        _library.impl(_name, _autocast(_name, _key.lower()), f"Autocast{_key}")
     torch.library.register_fake(f"sparse_triton::{_name}", _meta, lib=_library)
     torch.library.register_autograd(
         f"sparse_triton::{_name}", _backward, setup_context=_setup, lib=_library

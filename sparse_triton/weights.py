@@ -7,6 +7,7 @@ and by its version counter, which every in-place change through autograd raises.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import OrderedDict
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from sparse_triton.device import refuse_capture
 from sparse_triton.errors import InputError
 from sparse_triton.matrix import LIVE, SparseMatrix
 
 MAX_REMEMBERED = 4096
 
-_by_tensor: OrderedDict[tuple[Any, ...], tuple[Any, SparseMatrix]] = OrderedDict()
+_Remembered = tuple[tuple[StorageWeakRef, ...], SparseMatrix]
+_by_tensor: OrderedDict[tuple[Any, ...], _Remembered] = OrderedDict()
 _rebuilt: OrderedDict[tuple[str, torch.device], SparseMatrix] = OrderedDict()
+_analysing = threading.RLock()
 
 
 def as_matrix(W: SparseMatrix | torch.Tensor) -> SparseMatrix:
@@ -40,23 +44,32 @@ def as_matrix(W: SparseMatrix | torch.Tensor) -> SparseMatrix:
         return SparseMatrix.from_torch(W)
     key = _key(W)
     known = _by_tensor.get(key)
-    if known is not None and not known[0].expired():
+    if known is not None and not _gone(known[0]):
         return known[1]
+    refuse_capture(W.device, "this W was never seen before")
+    with _analysing:
+        known = _by_tensor.get(key)
+        return known[1] if known is not None and not _gone(known[0]) else _analyse(W, key)
+
+
+def _analyse(W: torch.Tensor, key: tuple[Any, ...]) -> SparseMatrix:
     matrix = SparseMatrix.from_torch(W)
     _drop_other_versions(key)
-    _by_tensor[key] = (StorageWeakRef(_storage(W)), matrix)
+    _by_tensor[key] = (tuple(StorageWeakRef(p.untyped_storage()) for p in _parts(W)), matrix)
     if len(_by_tensor) > MAX_REMEMBERED:
         _by_tensor.popitem(last=False)
     return matrix
 
 
-def _storage(W: torch.Tensor) -> Any:
-    """The storage whose life is the weight's life."""
-    values = W if W.layout is torch.strided else _parts(W)[-1]
-    return values.untyped_storage()
+def _gone(storages: tuple[StorageWeakRef, ...]) -> bool:
+    """Whether a part of the weight was freed. Until it is dropped here, its address stays taken."""
+    return any(storage.expired() for storage in storages)
 
 
 def _parts(W: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors whose storages make up the weight."""
+    if W.layout is torch.strided:
+        return (W,)
     if W.layout is torch.sparse_coo:
         return W._indices(), W._values()
     if W.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -77,7 +90,7 @@ def _key(W: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _drop_other_versions(key: tuple[Any, ...]) -> None:
-    gone = [k for k, (ref, _) in _by_tensor.items() if k[:-1] == key[:-1] or ref.expired()]
+    gone = [k for k, (refs, _) in _by_tensor.items() if k[:-1] == key[:-1] or _gone(refs)]
     for k in gone:
         del _by_tensor[k]
 
@@ -92,8 +105,9 @@ def _warn_inference() -> None:
 
 def forget() -> None:
     """Drop every remembered weight, and with it its plans."""
-    _by_tensor.clear()
-    _rebuilt.clear()
+    with _analysing:
+        _by_tensor.clear()
+        _rebuilt.clear()
 
 
 def by_id(

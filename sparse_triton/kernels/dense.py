@@ -61,13 +61,16 @@ class DenseKernel:
             residual: torch.Tensor | None,
         ) -> None:
             x, y = shaped(X, K, problem.x_layout), shaped(Y, M, problem.y_layout)
-            if direct and B == 1:
+            if problem.nnz == 0:  # a zero weight does not multiply: NaN stays where it is
+                product = torch.zeros(y.shape, dtype=torch.float32, device=y.device)
+            elif direct and B == 1:
                 torch.mm(W, x[0], out=y[0])
                 product = y
             elif direct:
                 product = torch.matmul(W, x, out=y)
             else:
-                product = torch.matmul(W, x.to(dtype)).float()
+                product = torch.empty(y.shape, dtype=dtype, device=y.device)
+                product = torch.matmul(W, x.to(dtype), out=product).float()
             if bias is not None:
                 product += bias[:, None]
             if residual is not None:
