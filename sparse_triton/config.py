@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sparse_triton.errors import ConfigError
 
 RowBlocks = Literal["even_rows", "even_nnz", "sorted"]
+Fastest = Literal["rows", "columns"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,14 @@ class KernelConfig:
     M_blocks    row blocks (a count, not a size)
     N_blocks    column tiles (a count, not a size)
     Gy          thread groups that share a row block's K range by equal nnz
-    vector      adjacent columns of one lane
+    vector      adjacent columns of one lane, fetched by one load
+    repeat      such groups of columns in one lane, a whole row of lanes apart
     row_blocks  "even_rows" in natural order; "even_nnz" deals rows so that blocks weigh the same;
                 "sorted" puts rows of similar length together
     prefetch    loads issued ahead of their use
     sync_every  instructions between barriers that keep warps in lock step; 0: none
+    fastest     what neighbouring programs differ in: "rows" (they share a column tile of X) or
+                "columns" (they share code or pairs)
 
     Families ignore what they do not name in their ``space``. Validity is one rule:
     ``family.why_not(problem, config, device)``.
@@ -36,6 +40,8 @@ class KernelConfig:
     row_blocks: RowBlocks = "even_rows"
     prefetch: int = 8
     sync_every: int = 0
+    repeat: int = 1
+    fastest: Fastest = "rows"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,7 +57,7 @@ class KernelConfig:
                 + (f"remove {unknown}" if unknown else "name the kernel")
             )
         for name, value in d.items():
-            want = str if name in ("kernel", "row_blocks") else int
+            want = str if name in ("kernel", "row_blocks", "fastest") else int
             if not isinstance(value, want) or isinstance(value, bool):
                 raise ConfigError(f"{name} must be {want.__name__}, got {value!r}")
         return KernelConfig(**d)
@@ -67,11 +73,13 @@ class KernelConfig:
 
 def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | None:
     """The laws every family shares: positive counts, a known way to cut rows."""
-    for name in ("M_blocks", "N_blocks", "Gy", "vector", "prefetch"):
+    for name in ("M_blocks", "N_blocks", "Gy", "vector", "prefetch", "repeat"):
         if getattr(config, name) < 1:
             return f"{name} must be at least 1, got {getattr(config, name)}"
     if config.sync_every < 0:
         return f"sync_every must be 0 (never) or positive, got {config.sync_every}"
+    if config.fastest not in ("rows", "columns"):
+        return f'fastest must be "rows" or "columns", got {config.fastest!r}'
     if config.row_blocks not in row_blocks:
         return (
             f"row_blocks must be one of {row_blocks} for {config.kernel}, got {config.row_blocks!r}"
@@ -93,3 +101,8 @@ def ceil_div(a: int, b: int) -> int:
 
 def next_power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
+
+
+def grid_of(config: KernelConfig, blocks: int, tiles: int, batch: int) -> tuple[int, int, int]:
+    """The launch grid: the first axis is what neighbouring programs differ in."""
+    return (tiles, blocks, batch) if config.fastest == "columns" else (blocks, tiles, batch)

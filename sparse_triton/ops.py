@@ -15,6 +15,7 @@ import torch
 
 from sparse_triton import weights
 from sparse_triton.check import check_call, check_out
+from sparse_triton.eager import is_plain
 from sparse_triton.errors import InputError
 from sparse_triton.executor import Call, execute
 from sparse_triton.matrix import FLOAT_DTYPES, SparseMatrix
@@ -96,6 +97,8 @@ def _call(
             y: Tensor = _spmm_dense_op(W, X, bias, residual, activation, token_major, False)
             return y
         W = weights.as_matrix(W)
+    if is_plain(X, bias, residual):
+        return execute(W, Call(X, bias, residual, activation, token_major))
     Y: Tensor = _spmm_op(
         W.row_offsets, W.column_indices, W.values, X, bias, residual, activation, token_major,
         False, W.shape[0], W.shape[1], W.weight_id,

@@ -39,6 +39,8 @@ class Gather(Family):
             "vector": tuple(v for v in (1, 2, 4, 8) if v <= widest and problem.N % v == 0),
             "row_blocks": ("sorted", "even_nnz"),
             "prefetch": (4, 8, 16),
+            "repeat": (1, 2, 4) if problem.x_layout == "row" else (1,),
+            "fastest": ("rows", "columns"),
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:

@@ -9,12 +9,12 @@ import triton
 import triton.language as tl
 
 from sparse_triton.build import KernelSource
-from sparse_triton.config import ceil_div
+from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
 from sparse_triton.kernels.epilogue import f32s, store_row
 from sparse_triton.kernels.gather.limits import gather_shape
 from sparse_triton.kernels.gather.pack import packed_for
-from sparse_triton.kernels.gather.walk import emit_walk
+from sparse_triton.kernels.gather.walk import Walk, emit_walk
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
@@ -25,10 +25,12 @@ def spmm_gather(  # type: ignore[no-untyped-def]
     x, y, bias, residual, pairs, runs, rows,
     N, stride_xk, stride_xn, stride_xb, stride_ym, stride_yn, stride_yb,
     GY: tl.constexpr, BLOCK_M: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr,
+    REPEAT: tl.constexpr, COLUMNS_FASTEST: tl.constexpr,
     PAIRED: tl.constexpr, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr, X_BYTES: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    i_m = tl.program_id(0)
+    i_m = tl.program_id(1 if COLUMNS_FASTEST else 0)
+    i_n = tl.program_id(0 if COLUMNS_FASTEST else 1)
     i_b = tl.program_id(2).to(tl.int64)
     # One axis, one thread an element: any other layout would instantiate the walk twice.
     thread = tl.arange(0, GY * BLOCK_M * LANES)
@@ -39,7 +41,7 @@ def spmm_gather(  # type: ignore[no-untyped-def]
     run = tl.load(runs + i_m * GY * BLOCK_M + thread // LANES)  # first pair, number of pairs
     p_pairs = (pairs + (run & 0xFFFFFFFF)).to(tl.int64)
     count = (run >> 32).to(tl.int32)
-    o_n = (tl.program_id(1) * LANES + lane) * VECTOR
+    o_n = i_n * (LANES * VECTOR * REPEAT) + lane * VECTOR
     # Lanes past N read the last columns again: nothing outside X is ever read.
     p_x = (x + i_b * stride_xb + tl.minimum(o_n, N - VECTOR) * stride_xn).to(tl.int64)
     if ASM == "":
@@ -49,19 +51,21 @@ def spmm_gather(  # type: ignore[no-untyped-def]
         sums = tl.inline_asm_elementwise(
             ASM,
             CONSTRAINTS,
-            [p_pairs, count, p_x, row_bytes, thread],
-            dtype=f32s(VECTOR),
+            [p_pairs, count, p_x, row_bytes, thread, N - o_n],
+            dtype=f32s(VECTOR * REPEAT),
             is_pure=False,
             pack=1,
         )
 
     row = tl.load(rows + i_m * BLOCK_M + place)  # -1: padding
-    mask = (row >= 0) & (group == 0) & (o_n < N)
-    o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n * stride_yn
-    store_row(
-        y, sums, row, o_y, stride_yn, mask, bias, residual, 0, VECTOR, PAIRED,
-        HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
-    )  # fmt: skip
+    for n in tl.static_range(REPEAT):
+        o_r = o_n + n * LANES * VECTOR
+        mask = (row >= 0) & (group == 0) & (o_r < N)
+        o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_r * stride_yn
+        store_row(
+            y, sums, row, o_y, stride_yn, mask, bias, residual, n * VECTOR, VECTOR, PAIRED,
+            HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -85,9 +89,9 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
     """Kernel ``y = epilogue(W @ x)`` that walks packed (column, value) pairs.
 
     Shapes   W [M, K] pruned; x [batch, K, N], y [batch, M, N], each in either layout.
-    Grid     (row blocks, column tiles, batch); row blocks are fastest.
-    Program  block_m rows x Gy lists of each row x lanes, one thread each, ``vector`` adjacent
-             columns a lane; the Gy partials are added in group order through shared memory. Rows of
+    Grid     row blocks x column tiles x batch, either of the first two fastest.
+    Program  block_m rows x Gy lists of each row x lanes, one thread each, ``repeat`` times ``vector``
+             adjacent columns a lane; the Gy partials are added in group order through shared memory. Rows of
              one program share the rows of x that they use in the L1 cache.
     Cost     2*nnz*N flop; nnz*N*itemsize bytes of x through L1; 8 bytes a non-zero and column tile.
     Error    |y - y64| <= gamma(nnz_row + Gy + 2) * (|W| @ |x| + |bias| + |residual|), see numerics.
@@ -95,7 +99,7 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
     Raises   nothing: a plan that exists is legal, see ``plan_spmm``.
     Source   row swizzle: Gale, Zaharia, Young, Elsen, Sparse GPU Kernels for Deep Learning, SC 2020.
 
-    ``naive`` walks in plain Triton (needs vector = 1): what the interpreter can run.
+    ``naive`` walks in plain Triton (needs vector = repeat = 1): what the interpreter can run.
     """
     problem, config = plan.problem, plan.config
     M, K, N = problem.M, problem.K, problem.N
@@ -103,8 +107,9 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
     threads = config.Gy * block_m * lanes
     packed = packed_for(plan)
     dependent = has_dependent_launch(plan.device.arch)
+    columns = Columns(problem.x_dtype, config.vector)
     asm = emit_walk(
-        Columns(problem.x_dtype, config.vector), config.prefetch, config.Gy, threads, dependent
+        Walk(columns, lanes, config.repeat, config.prefetch, config.Gy, threads, dependent)
     )
     x_k, x_n = (N, 1) if problem.x_layout == "row" else (1, K)
     y_m, y_n = (N, 1) if problem.y_layout == "row" else (1, M)
@@ -116,6 +121,8 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
             "BLOCK_M": block_m,
             "LANES": lanes,
             "VECTOR": config.vector,
+            "REPEAT": config.repeat,
+            "COLUMNS_FASTEST": config.fastest == "columns",
             "PAIRED": problem.y_layout == "row",
             "ASM": "" if naive else asm.text,
             "CONSTRAINTS": asm.constraints,
@@ -139,7 +146,12 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
             "stride_yn": y_n,
             "stride_yb": M * N,
         },
-        grid=(packed.rows.shape[0], ceil_div(N, lanes * config.vector), problem.batch),
+        grid=grid_of(
+            config,
+            packed.rows.shape[0],
+            ceil_div(N, lanes * config.vector * config.repeat),
+            problem.batch,
+        ),
         num_warps=threads // 32,
         options={"launch_pdl": dependent},
     )

@@ -11,22 +11,28 @@ from sparse_triton.problem import SpmmProblem
 MAX_THREADS = 1024
 MAX_PAIRS = 2**29
 MAX_LANES = 128
-REGISTERS_BESIDES = 24
+MAX_STATIC_SHARED_BYTES = 48 * 1024
+REGISTERS_BESIDES = 20
 
 
 class GatherShape(NamedTuple):
-    """Rows of a program and lanes of a row, powers of two; each lane owns ``vector`` columns."""
+    """Rows of a program and lanes of a row, powers of two; a lane owns ``vector * repeat`` columns."""
 
     block_m: int
     lanes: int
 
 
 def gather_shape(problem: SpmmProblem, config: KernelConfig) -> GatherShape:
-    tile = ceil_div(ceil_div(problem.N, config.N_blocks), config.vector)
+    tile = ceil_div(ceil_div(problem.N, config.N_blocks), config.vector * config.repeat)
     return GatherShape(
         next_power_of_two(ceil_div(problem.M, config.M_blocks)),
         max(4, next_power_of_two(tile)),
     )
+
+
+def exchange_bytes(sums: int, threads: int, Gy: int) -> int:
+    """Shared memory of the exchange: every sum of every thread."""
+    return 0 if Gy == 1 else sums * threads * 4
 
 
 def gather_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
@@ -39,8 +45,11 @@ def _problem_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
         return "nothing to multiply; use kernel='dense'"
     if problem.nnz > MAX_PAIRS:
         return f"nnz={problem.nnz} needs 64-bit pair numbers, the limit is {MAX_PAIRS}; split the rows"
-    if config.vector > 1 and problem.x_layout == "column":
-        return f"vector={config.vector} needs adjacent columns, X is token-major; use vector=1"
+    if config.vector * config.repeat > 1 and problem.x_layout == "column":
+        return (
+            f"vector={config.vector}, repeat={config.repeat} need adjacent columns, X is token-major; "
+            "use vector=1, repeat=1"
+        )
     if problem.N % config.vector:
         return (
             f"vector={config.vector} needs N divisible by it, got N={problem.N}; use vector=1"
@@ -52,7 +61,7 @@ def _program_why_not(problem: SpmmProblem, config: KernelConfig, device: Device)
     widest = 16 // problem.x_itemsize
     if config.vector > widest or config.vector & (config.vector - 1):
         return f"vector must be a power of two up to {widest} (16 bytes), got {config.vector}"
-    for name in ("Gy", "prefetch"):
+    for name in ("Gy", "prefetch", "repeat"):
         value = getattr(config, name)
         if value & (value - 1):
             return f"{name} must be a power of two, got {value}"
@@ -67,11 +76,18 @@ def _program_why_not(problem: SpmmProblem, config: KernelConfig, device: Device)
             f"N_blocks={config.N_blocks} or Gy={config.Gy}"
         )
     words = max(1, config.vector * problem.x_itemsize // 4)
-    needed = config.prefetch * (4 + words) + config.vector + REGISTERS_BESIDES
+    columns = config.vector * config.repeat
+    needed = config.prefetch * (4 + words * config.repeat) + columns + REGISTERS_BESIDES
     budget = min(255, device.registers // threads)
     if needed > budget:
         return (
-            f"prefetch={config.prefetch} with vector={config.vector} needs about {needed} registers, "
+            f"prefetch={config.prefetch} with {columns} columns a lane needs about {needed} registers, "
             f"{threads} threads leave {budget}; use a smaller prefetch or fewer threads"
+        )
+    shared = exchange_bytes(columns, threads, config.Gy)
+    if shared > MAX_STATIC_SHARED_BYTES:
+        return (
+            f"the exchange of {columns} sums of {threads} threads needs {shared} bytes of shared "
+            f"memory, the limit is {MAX_STATIC_SHARED_BYTES}; use fewer threads, vector or repeat"
         )
     return None

@@ -9,6 +9,7 @@ the wait for the previous kernel, X after it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from sparse_triton.kernels.columns import (
     LAUNCH_DEPENDENTS,
@@ -18,51 +19,89 @@ from sparse_triton.kernels.columns import (
     Columns,
     Operands,
 )
+from sparse_triton.kernels.gather.limits import exchange_bytes
 
 PAIR_BYTES = 8
 
 
-def emit_walk(columns: Columns, depth: int, Gy: int, threads: int, dependent_launch: bool) -> Asm:
+@dataclass(frozen=True)
+class Walk:
+    """How a list is walked: everything the PTX depends on.
+
+    columns   one load of X
+    lanes     of a row; its loads of one pair lie side by side
+    repeat    loads of X per lane and pair, a row of lanes apart
+    depth     pairs of one trip
+    threads   of the program, Gy groups of ``threads / Gy``
+    """
+
+    columns: Columns
+    lanes: int
+    repeat: int
+    depth: int
+    Gy: int
+    threads: int
+    dependent_launch: bool
+
+    @property
+    def repeat_columns(self) -> int:
+        return self.lanes * self.columns.vector
+
+    @property
+    def repeat_bytes(self) -> int:
+        return self.repeat_columns * (4 if self.columns.wide else 2)
+
+    @property
+    def sums(self) -> int:
+        return self.columns.vector * self.repeat
+
+
+def emit_walk(walk: Walk) -> Asm:
     """Inputs, in order: pointer to the first pair, number of pairs, pointer to this lane's first
-    column of X, bytes between rows of X, thread number. Outputs: ``vector`` sums, those of the
-    whole row in group 0 (and every other group)."""
+    column of X, bytes between rows of X, thread number, columns of X from this lane's first on.
+    Outputs: ``vector * repeat`` sums of the whole row, the same in every group."""
     operands = Operands()
-    outputs = [operands.new("=f") for _ in range(columns.vector)]
-    inputs = [operands.new(c) for c in "lrlrr"]
-    pairs, count, x, row_bytes, thread = inputs
+    outputs = [operands.new("=f") for _ in range(walk.sums)]
+    inputs = [operands.new(c) for c in "lrlrrr"]
+    pairs, count, x, row_bytes, thread, columns_left = inputs
+    columns, depth = walk.columns, walk.depth
     lines = [
-        *_declare(columns, depth),
-        *([LAUNCH_DEPENDENTS] if dependent_launch else []),
+        *_declare(walk, columns_left),
+        *([LAUNCH_DEPENDENTS] if walk.dependent_launch else []),
         f"mov.b64 p, {pairs};",
         f"mov.b32 left, {count};",
         *_fetch_pairs(depth),
-        *([WAIT_FOR_INPUTS] if dependent_launch else []),
+        *([WAIT_FOR_INPUTS] if walk.dependent_launch else []),
         f"setp.lt.s32 done, left, {depth};",
         f"@done bra LAST{UID};",
         f"TRIP{UID}:",
-        *_trip(columns, depth, x, row_bytes),
+        *_trip(walk, x, row_bytes),
         f"sub.s32 left, left, {depth};",
         f"setp.ge.s32 more, left, {depth};",
         f"@more bra TRIP{UID};",
         f"LAST{UID}:",
-        *_last(columns, depth, x, row_bytes),
-        *_exchange(columns, Gy, threads, thread),
+        *_last(walk, x, row_bytes),
+        *_exchange(walk, thread),
         *(f"mov.f32 {out}, acc{j};" for j, out in enumerate(outputs)),
     ]
     return Asm("{\n" + "\n".join(lines) + "\n}", ",".join(operands.constraints))
 
 
-def _declare(columns: Columns, depth: int) -> Iterator[str]:
-    """``k, w``: pairs of this trip; ``r``: raw words of X; ``v``: columns; ``q``: predicates."""
+def _declare(walk: Walk, columns_left: str) -> Iterator[str]:
+    """``k, w``: pairs of this trip, ``kk, ww`` of the next; ``r``: raw words of X; ``v``: columns;
+    ``here``: whether a repeat lies inside X; ``there``: whether a pair of the last trip exists."""
+    columns, depth = walk.columns, walk.depth
     yield ".reg .b64 p, a;"
     yield ".reg .b32 left;"
     yield f".reg .b32 k<{depth}>, kk<{depth}>;"
     yield f".reg .f32 w<{depth}>, ww<{depth}>;"
-    yield f".reg .{'f' if columns.wide else 'b'}32 r<{depth * columns.words}>;"
-    yield f".reg .f32 acc<{columns.vector}>, v<{columns.vector}>;"
-    yield f".reg .pred done, more, q<{depth}>;"
+    yield f".reg .{'f' if columns.wide else 'b'}32 r<{depth * walk.repeat * columns.words}>;"
+    yield f".reg .f32 acc<{walk.sums}>, v<{columns.vector}>;"
+    yield f".reg .pred done, more, both, here<{walk.repeat}>, there<{depth}>;"
     yield from columns.scratch()
-    yield from (f"mov.f32 acc{j}, 0f00000000;" for j in range(columns.vector))
+    yield from (f"mov.f32 acc{j}, 0f00000000;" for j in range(walk.sums))
+    for n in range(1, walk.repeat):
+        yield f"setp.gt.s32 here{n}, {columns_left}, {n * walk.repeat_columns};"
 
 
 def _fetch_pairs(depth: int) -> Iterator[str]:
@@ -78,61 +117,71 @@ def _take_pairs(depth: int) -> Iterator[str]:
         yield f"mov.f32 w{i}, ww{i};"
 
 
-def _words(columns: Columns, i: int) -> list[str]:
-    return [f"r{i * columns.words + j}" for j in range(columns.words)]
+def _words(walk: Walk, i: int, n: int) -> list[str]:
+    first = (i * walk.repeat + n) * walk.columns.words
+    return [f"r{first + j}" for j in range(walk.columns.words)]
 
 
-def _load(columns: Columns, i: int, x: str, row_bytes: str, guard: str = "") -> Iterator[str]:
-    yield f"mad.wide.u32 a, k{i}, {row_bytes}, {x};"
-    yield columns.load(_words(columns, i), "a", guard)
+def _multiply(walk: Walk, i: int, guard: str = "") -> Iterator[str]:
+    """acc += w * x for pair i; a repeat outside X multiplies what it holds, and is never stored."""
+    columns = walk.columns
+    for n in range(walk.repeat):
+        xs = _words(walk, i, n)
+        if not columns.wide:
+            xs = [f"v{j}" for j in range(columns.vector)]
+            yield from columns.widen(_words(walk, i, n), xs)
+        for j, value in enumerate(xs):
+            acc = f"acc{n * columns.vector + j}"
+            yield f"{guard} fma.rn.f32 {acc}, {value}, w{i}, {acc};".strip()
 
 
-def _multiply(columns: Columns, i: int, guard: str = "") -> Iterator[str]:
-    xs = _words(columns, i)
-    if not columns.wide:
-        xs = [f"v{j}" for j in range(columns.vector)]
-        yield from columns.widen(_words(columns, i), xs)
-    for j, value in enumerate(xs):
-        yield f"{guard} fma.rn.f32 acc{j}, {value}, w{i}, acc{j};".strip()
+def _trip(walk: Walk, x: str, row_bytes: str) -> Iterator[str]:
+    yield from _take_pairs(walk.depth)
+    yield from _fetch_pairs(walk.depth)
+    for i in range(walk.depth):
+        yield f"mad.wide.u32 a, k{i}, {row_bytes}, {x};"
+        for n in range(walk.repeat):
+            guard = f"@here{n}" if n else ""
+            address = f"a+{n * walk.repeat_bytes}"
+            yield walk.columns.load(_words(walk, i, n), address, guard)
+    for i in range(walk.depth):
+        yield from _multiply(walk, i)
 
 
-def _trip(columns: Columns, depth: int, x: str, row_bytes: str) -> Iterator[str]:
-    yield from _take_pairs(depth)
-    yield from _fetch_pairs(depth)
-    for i in range(depth):
-        yield from _load(columns, i, x, row_bytes)
-    for i in range(depth):
-        yield from _multiply(columns, i)
+def _last(walk: Walk, x: str, row_bytes: str) -> Iterator[str]:
+    """The fewer than ``depth`` pairs that are left: one that is not there neither loads nor
+    multiplies."""
+    yield from _take_pairs(walk.depth)
+    for i in range(walk.depth - 1):
+        yield f"setp.gt.s32 there{i}, left, {i};"
+        yield f"mad.wide.u32 a, k{i}, {row_bytes}, {x};"
+        for n in range(walk.repeat):
+            if n:
+                yield f"setp.gt.and.s32 both, left, {i}, here{n};"
+            guard = "@both" if n else f"@there{i}"
+            yield walk.columns.load(_words(walk, i, n), f"a+{n * walk.repeat_bytes}", guard)
+    for i in range(walk.depth - 1):
+        yield from _multiply(walk, i, f"@there{i}")
 
 
-def _last(columns: Columns, depth: int, x: str, row_bytes: str) -> Iterator[str]:
-    """The fewer than ``depth`` pairs that are left, each behind its own predicate."""
-    yield from _take_pairs(depth)
-    for i in range(depth - 1):
-        yield f"setp.gt.s32 q{i}, left, {i};"
-        yield from _load(columns, i, x, row_bytes, f"@q{i}")
-    for i in range(depth - 1):
-        yield from _multiply(columns, i, f"@q{i}")
-
-
-def _exchange(columns: Columns, Gy: int, threads: int, thread: str) -> Iterator[str]:
-    """Sum the Gy partials in group order through shared memory, laid out [column][thread]."""
-    if Gy == 1:
+def _exchange(walk: Walk, thread: str) -> Iterator[str]:
+    """Sum the Gy partials in group order through shared memory, laid out [sum][thread]."""
+    if walk.Gy == 1:
         return
-    row_threads = threads // Gy
-    yield f".shared .align 16 .b8 partial[{columns.vector * threads * 4}];"
+    threads, row_threads = walk.threads, walk.threads // walk.Gy
+    yield f".shared .align 16 .b8 partial[{exchange_bytes(walk.sums, threads, walk.Gy)}];"
     yield ".reg .b32 o, place;"
     yield ".reg .f32 other;"
     yield "mov.u32 o, partial;"
     yield f"mad.lo.u32 o, {thread}, 4, o;"
-    for j in range(columns.vector):
+    for j in range(walk.sums):
         yield f"st.shared.f32 [o+{j * threads * 4}], acc{j};"
     yield "bar.sync 0;"
     yield f"and.b32 place, {thread}, {row_threads - 1};"
     yield "mov.u32 o, partial;"
     yield "mad.lo.u32 o, place, 4, o;"
-    for j in range(columns.vector):
+    for j in range(walk.sums):
         yield f"ld.shared.f32 acc{j}, [o+{j * threads * 4}];"
-        for g in range(1, Gy):
+        for g in range(1, walk.Gy):
             yield f"ld.shared.f32 other, [o+{(j * threads + g * row_threads) * 4}];"
             yield f"add.rn.f32 acc{j}, acc{j}, other;"

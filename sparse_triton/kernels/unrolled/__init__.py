@@ -44,6 +44,7 @@ class Unrolled(Family):
             "row_blocks": ("even_rows", "even_nnz"),
             "prefetch": (4, 8, 16, 32),
             "sync_every": (0, 128, 256),
+            "fastest": ("rows", "columns"),
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:

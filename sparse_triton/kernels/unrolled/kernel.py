@@ -8,11 +8,11 @@ import triton
 import triton.language as tl
 
 from sparse_triton.build import KernelSource
-from sparse_triton.config import ceil_div
+from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
 from sparse_triton.kernels.epilogue import f32s, store_row
 from sparse_triton.kernels.unrolled.limits import unrolled_shape
-from sparse_triton.kernels.unrolled.ptx import Spelling, emit
+from sparse_triton.kernels.unrolled.ptx import Spelling, emit, held_rows
 from sparse_triton.kernels.unrolled.schedule import unrolled_program
 
 if TYPE_CHECKING:
@@ -24,16 +24,17 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
     x, y, bias, residual, rows, stride_xb, stride_yb,
     N: tl.constexpr, stride_ym: tl.constexpr, stride_yn: tl.constexpr,
     GY: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr, SHARE: tl.constexpr,
-    ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
+    COLUMNS_FASTEST: tl.constexpr, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    i_m = tl.program_id(0)
+    i_m = tl.program_id(1 if COLUMNS_FASTEST else 0)
+    i_n = tl.program_id(0 if COLUMNS_FASTEST else 1)
     i_b = tl.program_id(2).to(tl.int64)
     # One axis, one thread an element: any other layout would instantiate the program twice.
     thread = tl.arange(0, GY * LANES)
     group, lane = thread // LANES, thread % LANES
 
-    o_n = (tl.program_id(1) * LANES + lane) * VECTOR
+    o_n = (i_n * LANES + lane) * VECTOR
     # Lanes past N read the last columns again: nothing outside X is ever read.
     p_x = (x + i_b * stride_xb + tl.minimum(o_n, N - VECTOR)).to(tl.int64)
     sums = tl.inline_asm_elementwise(
@@ -48,7 +49,7 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
     for i in tl.static_range(SHARE):
         row = tl.load(rows + (i_m * GY + group) * SHARE + i)  # -1: padding
         mask = (row >= 0) & (o_n < N)
-        o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n * stride_yn
+        o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n.to(tl.int64) * stride_yn
         store_row(
             y, sums, row, o_y, stride_yn, mask, bias, residual, i * VECTOR, VECTOR, stride_yn == 1,
             HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
@@ -60,7 +61,8 @@ def unrolled_source(plan: Plan) -> KernelSource:
 
     Shapes   W [M, K] pruned; x [batch, K, N] row-major and dense; y [batch, M, N] in either layout;
              K, N and the layout fixed by the plan.
-    Grid     (M_blocks, N_blocks, batch): program (i, j, b) owns row block i and column tile j.
+    Grid     row blocks x column tiles x batch, either of the first two fastest: program (i, j, b)
+             owns row block i and column tile j.
     Program  Gy groups share the block's non-empty columns by equal nnz, in k order; each lane holds
              block_m fp32 accumulators for each of its ``vector`` adjacent columns; the Gy partials
              are added in group order through shared memory.
@@ -77,7 +79,8 @@ def unrolled_source(plan: Plan) -> KernelSource:
     row_bytes = problem.N * problem.x_itemsize
     dependent = has_dependent_launch(plan.device.arch)
     columns = Columns(problem.x_dtype, config.vector)
-    asm = emit(program, Spelling(columns, lanes, row_bytes, dependent))
+    spelling = Spelling(columns, lanes, row_bytes, dependent)
+    asm = emit(program, spelling)
     row_major = problem.y_layout == "row"
     epilogue = problem.epilogue
     return KernelSource(
@@ -90,6 +93,7 @@ def unrolled_source(plan: Plan) -> KernelSource:
             "LANES": lanes,
             "VECTOR": config.vector,
             "SHARE": block_m // config.Gy,
+            "COLUMNS_FASTEST": config.fastest == "columns",
             "ASM": asm.text,
             "CONSTRAINTS": asm.constraints,
             "HAS_BIAS": epilogue.bias,
@@ -97,9 +101,9 @@ def unrolled_source(plan: Plan) -> KernelSource:
             "ACTIVATION": epilogue.activation,
         },
         x_dtype=problem.x_dtype,
-        arrays={"rows": program.rows},
+        arrays={"rows": held_rows(program, spelling)},
         scalars={"stride_xb": problem.K * problem.N, "stride_yb": problem.M * problem.N},
-        grid=(program.rows.shape[0], ceil_div(problem.N, lanes * config.vector), problem.batch),
+        grid=grid_of(config, program.rows.shape[0], ceil_div(problem.N, lanes * config.vector), problem.batch),
         num_warps=config.Gy * lanes // 32,
         options={"launch_pdl": dependent},
     )

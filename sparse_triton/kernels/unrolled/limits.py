@@ -21,8 +21,16 @@ def unrolled_shape(problem: SpmmProblem, config: KernelConfig) -> tuple[int, int
 
 
 def exchange_bytes(block_m: int, Gy: int, lanes: int, vector: int) -> int:
-    """Shared memory of the exchange: one float per accumulator of every thread."""
-    return 0 if Gy == 1 else block_m * vector * Gy * lanes * 4
+    """Shared memory of the exchange: one float per thread and accumulator of a round."""
+    return 0 if Gy == 1 else exchange_round(block_m, Gy, lanes, vector) * vector * Gy * lanes * 4
+
+
+def exchange_round(block_m: int, Gy: int, lanes: int, vector: int) -> int:
+    """Places summed in one round of the exchange: all of them where shared memory allows it, else
+    the most that divide ``block_m`` and fit; at least Gy."""
+    fitting = MAX_STATIC_SHARED_BYTES // (vector * Gy * lanes * 4)
+    sizes = [n for n in range(Gy, block_m + 1, Gy) if block_m % n == 0 and n <= fitting]
+    return max(sizes, default=Gy)
 
 
 def problem_why_not(problem: SpmmProblem) -> str | None:

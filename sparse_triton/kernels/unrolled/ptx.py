@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from sparse_triton.kernels.columns import (
     LAUNCH_DEPENDENTS,
     UID,
@@ -21,9 +23,10 @@ from sparse_triton.kernels.columns import (
     Operands,
     float32,
 )
-from sparse_triton.kernels.unrolled.limits import exchange_bytes
+from sparse_triton.kernels.unrolled.limits import exchange_bytes, exchange_round
 from sparse_triton.kernels.unrolled.ops import Fma, Load, Op, Rebase, Sync, Widen
 from sparse_triton.kernels.unrolled.schedule import Program
+from sparse_triton.pattern import Int32
 
 @dataclass(frozen=True)
 class Spelling:
@@ -41,8 +44,8 @@ class Spelling:
 
 def emit(program: Program, spelling: Spelling) -> Asm:
     """Inputs of the text, in order: pointer to this lane's first column (int64), body index, lane
-    within the group (int32). Outputs: ``block_m / Gy * vector`` sums; group g of a program holds
-    those of places ``g * block_m / Gy …``."""
+    within the group (int32). Outputs: ``block_m / Gy * vector`` sums; ``held_rows`` says of which
+    rows."""
     share = program.block_m // program.Gy
     operands = Operands()
     outputs = [operands.new("=f") for _ in range(share * spelling.columns.vector)]
@@ -115,6 +118,16 @@ def _words(slot: int, columns: Columns) -> list[str]:
     return [f"{'x' if columns.wide else 'h'}{j}_{slot}" for j in range(columns.words)]
 
 
+def held_rows(program: Program, spelling: Spelling) -> Int32:
+    """[blocks, Gy, block_m / Gy] row of each sum that a thread gives back, -1: padding."""
+    Gy = program.Gy
+    in_round = exchange_round(program.block_m, Gy, spelling.lanes, spelling.columns.vector)
+    if Gy == 1:
+        in_round = program.block_m
+    rounds = program.rows.reshape(len(program.rows), -1, Gy, in_round // Gy)
+    return np.ascontiguousarray(rounds.swapaxes(1, 2)).reshape(len(program.rows), Gy, -1)
+
+
 def _held(program: Program, spelling: Spelling) -> list[str]:
     """Accumulators a thread gives back: its share of places, columns fastest."""
     share = program.block_m // program.Gy
@@ -122,7 +135,8 @@ def _held(program: Program, spelling: Spelling) -> list[str]:
 
 
 def _exchange(program: Program, spelling: Spelling, body: str, lane: str) -> Iterator[str]:
-    """Sum the Gy partials in group order: all to shared memory, then each group takes its share.
+    """Sum the Gy partials in group order, a round of places at a time: all partials to shared
+    memory, then each group takes its share of the round.
 
     Layout of ``partial``: [place][j][group][lane].
     """
@@ -130,23 +144,29 @@ def _exchange(program: Program, spelling: Spelling, body: str, lane: str) -> Ite
     if Gy == 1:
         return
     group_bytes, place_bytes = lanes * 4, vector * Gy * lanes * 4
-    share = program.block_m // Gy
+    in_round = exchange_round(program.block_m, Gy, lanes, vector)
+    share = in_round // Gy
     yield f".shared .align 16 .b8 partial[{exchange_bytes(program.block_m, Gy, lanes, vector)}];"
-    yield ".reg .b32 o, s, group;"
-    yield ".reg .f32 v;"
+    yield ".reg .b32 o, mine, theirs, group;"
+    yield ".reg .f32 other;"
     yield "mov.u32 o, partial;"
     yield f"and.b32 group, {body}, {Gy - 1};"
     yield f"mad.lo.u32 o, {lane}, 4, o;"
-    yield f"mad.lo.u32 s, group, {group_bytes}, o;"
-    for i in range(program.block_m):
-        for j in range(vector):
-            yield f"st.shared.f32 [s+{(i * vector + j) * Gy * group_bytes}], a{j}_{i};"
-    yield "bar.sync 0;"
-    yield f"mad.lo.u32 s, group, {share * place_bytes}, o;"
-    for i in range(share):
-        for j in range(vector):
-            at = (i * vector + j) * Gy * group_bytes
-            yield f"ld.shared.f32 a{j}_{i}, [s+{at}];"
-            for g in range(1, Gy):
-                yield f"ld.shared.f32 v, [s+{at + g * group_bytes}];"
-                yield f"add.rn.f32 a{j}_{i}, a{j}_{i}, v;"
+    yield f"mad.lo.u32 mine, group, {group_bytes}, o;"
+    yield f"mad.lo.u32 theirs, group, {share * place_bytes}, o;"
+    for first in range(0, program.block_m, in_round):
+        if first:
+            yield "bar.sync 0;"
+        for i in range(in_round):
+            for j in range(vector):
+                at = (i * vector + j) * Gy * group_bytes
+                yield f"st.shared.f32 [mine+{at}], a{j}_{first + i};"
+        yield "bar.sync 0;"
+        for i in range(share):
+            for j in range(vector):
+                at = (i * vector + j) * Gy * group_bytes
+                sum_ = f"a{j}_{first // Gy + i}"
+                yield f"ld.shared.f32 {sum_}, [theirs+{at}];"
+                for g in range(1, Gy):
+                    yield f"ld.shared.f32 other, [theirs+{at + g * group_bytes}];"
+                    yield f"add.rn.f32 {sum_}, {sum_}, other;"
