@@ -26,11 +26,12 @@ SPARSITIES = (0.90, 0.95)
 COLUMNS = (256, 3136)
 FEW_COLUMNS = (1, 49, 784)
 CHUNK = 256  # columns at which torch CSR does not fall off its cache cliff
+ROW_SECONDS = 3.0  # a row stops here, after three rounds at least
 BASELINES = ("dense", "csr", "csr_chunked")
 Row = dict[str, Any]
 
 
-def run(repeats: int = 15) -> list[Row]:
+def run(repeats: int = 50) -> list[Row]:
     """Rows with M, K, N, sparsity, config, error_over_bound and ``*_us`` of each contestant."""
     cases = list(product(SHAPES, SPARSITIES, COLUMNS))
     cases += list(product(SHAPES, SPARSITIES[:1], FEW_COLUMNS))
@@ -82,7 +83,10 @@ def _baselines(W: SparseMatrix, X: torch.Tensor) -> dict[str, Callable[[], objec
 
 def _interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     best = dict.fromkeys(calls, float("inf"))
-    for _ in range(repeats):
+    deadline = time.perf_counter() + ROW_SECONDS
+    for i in range(repeats):
+        if i >= 3 and time.perf_counter() > deadline:
+            break
         for name, call in calls.items():
             call()  # what ran before has filled the caches
             start = time.perf_counter()

@@ -82,4 +82,12 @@ def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
 
 
 def _preferred_cpu(problem: SpmmProblem) -> tuple[str, ...]:
-    return ("cpu", "dense") if problem.sparsity >= 0.6 else ("dense",)
+    """Break-even depends on how good the dense call is: worst in float16 and at a few columns."""
+    dtypes = {problem.x_dtype, problem.w_dtype}
+    if dtypes == {"float16"}:
+        break_even = 0.0
+    elif dtypes == {"bfloat16"}:
+        break_even = 0.75
+    else:
+        break_even = 0.7 if problem.N * problem.batch == 1 else 0.5
+    return ("cpu", "dense") if problem.sparsity >= break_even else ("dense",)

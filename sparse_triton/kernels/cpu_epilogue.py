@@ -25,7 +25,7 @@ A1, A2, A3 = np.float32(0.254829592), np.float32(-0.284496736), np.float32(1.421
 A4, A5 = np.float32(-1.453152027), np.float32(1.061405429)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _exp(v):  # type: ignore[no-untyped-def]
     """e**v to 2 units in the last place; 0 and infinity beyond float32. NaN is the caller's.
 
@@ -40,7 +40,7 @@ def _exp(v):  # type: ignore[no-untyped-def]
     return (p * r * r + r + ONE) * power_of_two(rounded)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _gelu(v):  # type: ignore[no-untyped-def]
     """v times the normal distribution's share below v, to 2e-7 |v|.
 
@@ -53,7 +53,7 @@ def _gelu(v):  # type: ignore[no-untyped-def]
     return v * (tail if v < 0 else ONE - tail)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _activate(a, activation):  # type: ignore[no-untyped-def]
     if activation == RELU:
         for j in range(len(a)):
@@ -66,7 +66,7 @@ def _activate(a, activation):  # type: ignore[no-untyped-def]
             a[j] = a[j] / (ONE + _exp(-a[j]))
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def finish(sums, y, width, bias, residual, y_n, activation):  # type: ignore[no-untyped-def]
     """y = activation(sums + bias + residual) for one row of ``width`` columns, y_n elements apart.
 

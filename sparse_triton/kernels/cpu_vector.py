@@ -22,9 +22,9 @@ Value = Any  # llvmlite publishes no types
 def row_times_tile(lanes: int, vectors: int, chains: int) -> Any:
     """``f(x, stride, columns, values, start, stop, out, add)`` for tiles of ``lanes * vectors``.
 
-    out[j] (+)= sum over e in start .. stop of values[e] * x[columns[e] * stride + j], added to what
-    is there if add is not 0; addresses are integers, strides bytes. ``chains`` entries are under way
-    at once, each with its own accumulators, so that few vectors do not wait for one another's
+    out[j] = sum over e in start .. stop of values[e] * x[columns[e] * stride + j], added to what
+    is there if add is not 0; addresses are integers, strides bytes. ``chains`` entries are under
+    way at once, each with its own accumulators, so that few vectors do not wait for one another's
     latency; the chains are added at the end.
     """
 
