@@ -57,7 +57,11 @@ Launch = Callable[[Call, Tensor | None], Tensor]
 
 def execute(W: SparseMatrix, call: Call, out: Tensor | None = None) -> Tensor:
     """Run the call; plan, build and bind first if it is the first of its kind."""
-    key = call.key()
+    try:
+        key = call.key()
+    except RuntimeError:  # a sparse tensor has no strides
+        check_call(W.shape, *call)
+        raise
     launch = W.launchers.get(key)
     if launch is None:
         launch = W.launchers[key] = prepare(W, call)

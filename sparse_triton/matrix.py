@@ -286,7 +286,8 @@ def _extents(shape: Any) -> tuple[int, int]:
 
 def _integers(t: Any, name: str) -> torch.Tensor:
     array = torch.as_tensor(t).detach()
-    if array.dtype.is_floating_point or array.dtype.is_complex or array.dtype is torch.bool:
+    whole = not (array.dtype.is_floating_point or array.dtype.is_complex)
+    if array.numel() and (not whole or array.dtype is torch.bool):  # an empty list has no dtype
         raise PatternError(f"{name} must be integers, got {array.dtype}")
     if array.ndim != 1:
         raise PatternError(f"{name} must have rank 1, got shape {tuple(array.shape)}")
