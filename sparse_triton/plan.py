@@ -10,7 +10,10 @@ from sparse_triton.errors import ConfigError
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.family import Family
 from sparse_triton.pattern import CSR
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
+
+# Non-zeros an untuned call may compile into a program: about ten seconds, once.
+QUICKLY_COMPILED = 40_000
 
 MAX_GRID = 65535  # programs along the second and third axis of a CUDA grid
 
@@ -73,10 +76,11 @@ def default_config(problem: SpmmProblem, device: Device) -> KernelConfig:
 
 
 def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
-    columns = problem.N * problem.batch
     if problem.sparsity < 0.6:
         return ("dense",)
-    if columns >= 2048 and problem.nnz <= 120_000:
+    columns = problem.N * problem.batch
+    unrolled_pays = columns >= MANY_COLUMNS or (columns >= 512 and problem.nnz <= 4_000)
+    if unrolled_pays and problem.nnz <= QUICKLY_COMPILED:
         return ("unrolled", "gather", "dense")
     return ("gather", "dense")
 

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 Layout = Literal["row", "column"]
 
+# From here on a GPU is full whatever the tile, and traffic decides; below it, latency does.
+MANY_COLUMNS = 4096
+
 
 @dataclass(frozen=True)
 class Epilogue:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
 
+DEFAULT_THREADS = 512
+
+
 class Gather(Family):
     name = "gather"
     device_kind = "cuda"
@@ -44,22 +47,26 @@ class Gather(Family):
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
-        """Tiles of 32 columns; programs of up to 1024 threads whose rows share X in L1, fewer rows
-        where the device would stay empty."""
-        lanes = min(32, max(8, next_power_of_two(problem.N)))
-        tiles = ceil_div(problem.N, lanes) * problem.batch
-        Gy, block_m = 2, 16
-        while block_m > 2 and tiles * ceil_div(problem.M, block_m) < device.cores:
+        """Fitted to measurements (``benchmarks/NOTES.md``): the widest loads N allows, 512 threads,
+        tiles of 32 lanes (16 where columns are many, so that more rows share
+        X in L1)."""
+        vector = max(self.space(problem, device)["vector"])
+        lanes = min(16 if problem.N >= 1024 else 32, next_power_of_two(ceil_div(problem.N, vector)))
+        lanes = max(4, lanes)
+        Gy = _lists_a_row(problem, lanes * ceil_div(problem.N, lanes * vector), device)
+        block_m = max(1, DEFAULT_THREADS // (Gy * lanes))
+        while block_m > 1 and block_m >= 2 * problem.M:
             block_m //= 2
-        while Gy * block_m * lanes < 128:
+        while Gy * block_m * lanes < 32:
             Gy *= 2
         return KernelConfig(
             "gather",
             M_blocks=max(1, ceil_div(problem.M, block_m)),
-            N_blocks=max(1, ceil_div(problem.N, lanes)),
+            N_blocks=max(1, ceil_div(problem.N, lanes * vector)),
             Gy=Gy,
-            row_blocks="sorted",
-            prefetch=4,
+            vector=vector,
+            row_blocks="even_nnz",
+            prefetch=8 if vector >= 4 else 4,
         )
 
     def build(self, plan: Plan) -> Kernel:
@@ -76,6 +83,16 @@ class Gather(Family):
                 partials = [_walk(packed.pairs[s : s + n], X) for s, n in runs[:, place]]
                 Y[rows[place]] = np.sum(partials, axis=0, dtype=np.float32)
         return Y
+
+
+def _lists_a_row(problem: SpmmProblem, threads_a_row: int, device: Device) -> int:
+    """About 12 pairs a list; down to 6 while a quarter of the device's threads would be idle."""
+    per_row = problem.nnz / max(1, problem.M)
+    Gy = min(8, next_power_of_two(max(1, round(per_row / 12))))
+    threads = problem.M * threads_a_row * problem.batch
+    while Gy < 8 and per_row / Gy >= 12 and threads * Gy < 512 * device.cores:
+        Gy *= 2
+    return Gy
 
 
 def _walk(pairs: NDArray[np.int32], X: NDArray[np.float32]) -> NDArray[np.float32]:

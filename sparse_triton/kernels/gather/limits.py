@@ -44,16 +44,16 @@ def _problem_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
     if problem.M == 0 or problem.N == 0 or problem.batch == 0 or problem.nnz == 0:
         return "nothing to multiply; use kernel='dense'"
     if problem.nnz > MAX_PAIRS:
-        return f"nnz={problem.nnz} needs 64-bit pair numbers, the limit is {MAX_PAIRS}; split the rows"
+        return (
+            f"nnz={problem.nnz} needs 64-bit pair numbers, the limit is {MAX_PAIRS}; split the rows"
+        )
     if config.vector * config.repeat > 1 and problem.x_layout == "column":
         return (
             f"vector={config.vector}, repeat={config.repeat} need adjacent columns, X is token-major; "
             "use vector=1, repeat=1"
         )
     if problem.N % config.vector:
-        return (
-            f"vector={config.vector} needs N divisible by it, got N={problem.N}; use vector=1"
-        )
+        return f"vector={config.vector} needs N divisible by it, got N={problem.N}; use vector=1"
     return None
 
 

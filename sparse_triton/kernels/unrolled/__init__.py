@@ -19,7 +19,7 @@ from sparse_triton.kernels.family import Family, Kernel, Space
 from sparse_triton.kernels.unrolled.interpreter import interpret
 from sparse_triton.kernels.unrolled.limits import problem_why_not, resources_why_not, shape_why_not
 from sparse_triton.kernels.unrolled.schedule import unrolled_program
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
@@ -48,26 +48,30 @@ class Unrolled(Family):
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
-        """32 rows a program and up to 64 columns, fewer where the device would stay empty; Gy = 4
-        where programs are few. 16-bit inputs take two columns a lane where that fits."""
-        M_blocks = max(1, ceil_div(problem.M, 32))
-        lanes = 64
-        while (
-            lanes > 32 and M_blocks * ceil_div(problem.N, lanes) * problem.batch < 2 * device.cores
-        ):
-            lanes //= 2
-        programs = M_blocks * ceil_div(problem.N, lanes) * problem.batch
+        """Fitted to measurements (``benchmarks/NOTES.md``). Many columns: as many rows a program as
+        registers hold, because each row block reads X again; neighbours share code. Few columns:
+        32 rows, 32 lanes, so that the device is filled. 16-bit inputs take two columns a lane."""
+        many = problem.N * problem.batch >= MANY_COLUMNS
+        block_m = 64 if many else 32
         config = KernelConfig(
             "unrolled",
-            M_blocks,
-            max(1, ceil_div(problem.N, lanes)),
-            Gy=4 if programs < 8 * device.cores else 2,
+            M_blocks=max(1, ceil_div(problem.M, block_m)),
+            N_blocks=max(1, ceil_div(problem.N, 64 if many and problem.M > block_m else 32)),
+            Gy=4,
             row_blocks="even_nnz",
-            prefetch=16,
+            prefetch=8,
+            fastest="columns" if many else "rows",
         )
-        paired = replace(config, vector=2, N_blocks=max(1, ceil_div(problem.N, 2 * lanes)))
-        wants_pairs = problem.x_itemsize == 2 and self.why_not(problem, paired, device) is None
-        return paired if wants_pairs else config
+        if problem.x_itemsize == 2:
+            paired = replace(
+                config,
+                vector=2,
+                M_blocks=max(1, ceil_div(problem.M, 32)),
+                N_blocks=max(1, ceil_div(config.N_blocks, 2)),
+            )
+            if self.why_not(problem, paired, device) is None:
+                return paired
+        return config
 
     def build(self, plan: Plan) -> Kernel:
         from sparse_triton.build import compile_kernel

@@ -103,7 +103,9 @@ def unrolled_source(plan: Plan) -> KernelSource:
         x_dtype=problem.x_dtype,
         arrays={"rows": held_rows(program, spelling)},
         scalars={"stride_xb": problem.K * problem.N, "stride_yb": problem.M * problem.N},
-        grid=grid_of(config, program.rows.shape[0], ceil_div(problem.N, lanes * config.vector), problem.batch),
+        grid=grid_of(
+            config, program.rows.shape[0], ceil_div(problem.N, lanes * config.vector), problem.batch
+        ),
         num_warps=config.Gy * lanes // 32,
         options={"launch_pdl": dependent},
     )

@@ -28,6 +28,7 @@ from sparse_triton.kernels.unrolled.ops import Fma, Load, Op, Rebase, Sync, Wide
 from sparse_triton.kernels.unrolled.schedule import Program
 from sparse_triton.pattern import Int32
 
+
 @dataclass(frozen=True)
 class Spelling:
     """What the ops do not say: how wide a lane is and where X's rows lie.
