@@ -80,7 +80,7 @@ class LiveBench:
         with quiet(device):
             self.lab = Lab(W, problem, device)
         self.capacity = 1 if pool is None else pool.jobs + max(2, pool.jobs // 4)
-        self.left_out = {} if pool is None else _too_slow(pool, problem)
+        self.left_out: Mapping[str, str] = {} if pool is None else _too_slow(pool, problem)
         self.local: deque[Ready] = deque()
         self.compiling: dict[int, tuple[Job, str]] = {}
         self.timeouts: dict[str, int] = {}

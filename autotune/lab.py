@@ -100,7 +100,12 @@ class Lab:
         if not bool(guards.isnan().all()):
             return "it wrote outside of Y"
         y = self._seen(self.Y, self.problem.y_layout).double()
-        ratio = (y - case.y64).abs_().div_(self._bound(case, config)).nan_to_num_(nan=math.inf)
+        ratio = (
+            (y - case.y64)
+            .abs_()
+            .div_(self._bound(case, config))
+            .nan_to_num_(nan=math.inf, posinf=math.inf)
+        )
         same = (y == case.y64) | (y.isnan() & case.y64.isnan())
         worst = float(ratio.masked_fill_(same, 0.0).max()) if ratio.numel() else 0.0
         missing = self.columns is not None and bool(self.Y.isnan().any() & ~y.isnan().any())
@@ -113,15 +118,12 @@ class Lab:
     def _bound(self, case: Case, config: KernelConfig) -> Tensor:
         key = (config.Gy, roundings(self.problem, config))
         if key not in case.bounds:
-            bound = error_bound(
-                self.W.csr.row_lengths,
-                case.magnitude,
-                case.y64.cpu().numpy(),
-                Gy=key[0],
-                y_dtype=self.problem.x_dtype,
-                activation=self.problem.epilogue.activation,
-                roundings=key[1],
-            )
+            with np.errstate(invalid="ignore"):  # infinite weights
+                bound = error_bound(
+                    self.W.csr.row_lengths, case.magnitude, case.y64.cpu().numpy(),
+                    Gy=key[0], roundings=key[1], y_dtype=self.problem.x_dtype,
+                    activation=self.problem.epilogue.activation,
+                )  # fmt: skip
             case.bounds[key] = torch.from_numpy(bound).to(self.device)
         return case.bounds[key]
 

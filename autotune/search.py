@@ -5,6 +5,7 @@ The study lives in memory: the store is the record, and what it holds is told to
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections import deque
@@ -92,7 +93,7 @@ class Search:
 
     def ask(self) -> Candidate | None:
         """The next configuration nobody knows the time of; None: there is none."""
-        for _ in range(DRY):
+        for _ in itertools.count() if self.every is not None else range(DRY):
             candidate = self._propose()
             if candidate is None:
                 return None
@@ -140,6 +141,8 @@ class Search:
             reason = self.why_not(config)
             if reason is None:
                 return True
+            if self.every is not None:  # most of a full space is illegal: that is no news
+                return False
             self.known[config] = Trial(config, "invalid", why=reason, origin=candidate.origin)
             self.on_invalid(self.known[config])
         for own in candidate.trials:

@@ -39,6 +39,7 @@ Source = Literal["stored", "nearest", "heuristic", "asked"]
 AUTOTUNE = "SPARSE_TRITON_AUTOTUNE"
 MAX_N_DISTANCE = 3.0  # same pattern: log2 of the ratio of columns
 MAX_DISTANCE = 2.0  # other patterns: log2 ratios of M, K, columns and density, added
+OTHER_PATTERN = 10.0  # puts other patterns after the same one
 OTHER_CLASS = 100.0  # puts neighbours of another dtype, layout or epilogue after all others
 
 log = logging.getLogger("sparse_triton")
@@ -136,7 +137,7 @@ def distance(a: Key, b: Key, limit: float = MAX_DISTANCE) -> float:
         d = columns + _log_ratio(p.M, q.M) + _log_ratio(p.K, q.K) + density
     if d > limit:
         return math.inf
-    return d + (0 if same else MAX_N_DISTANCE) + (0 if _class(p) == _class(q) else OTHER_CLASS)
+    return d + (0 if same else OTHER_PATTERN) + (0 if _class(p) == _class(q) else OTHER_CLASS)
 
 
 def _class(p: SpmmProblem) -> tuple[object, ...]:

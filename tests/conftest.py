@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,6 +21,14 @@ else:
         "search", deadline=None, max_examples=1000, suppress_health_check=quiet
     )
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's tuned configurations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSE_TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("store")))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
