@@ -43,10 +43,11 @@ def why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str |
 
 
 def _grid_why_not(problem: SpmmProblem, config: KernelConfig, family: Family) -> str | None:
-    """Column tiles and batch are the second and third axis of a CUDA grid."""
+    """The slower of blocks and tiles, and the batch, are the second and third axis of a grid."""
     if family.device_kind != "cuda":
         return None
-    for name, value in (("N_blocks", config.N_blocks), ("batch", problem.batch)):
+    slower = "M_blocks" if config.fastest == "columns" else "N_blocks"
+    for name, value in ((slower, getattr(config, slower)), ("batch", problem.batch)):
         if value > MAX_GRID:
             return f"{name} must be at most {MAX_GRID}, got {value}; use kernel='dense' or split X"
     return None
