@@ -44,7 +44,7 @@ class PaperProblem:
 
 
 def data_folder(given: str | None) -> Path:
-    """``--data``, else the environment variable; raises ``FileFormatError`` without problems.json."""
+    """``--data``, else the environment variable; ``FileFormatError`` without problems.json."""
     folder = Path(given or os.environ.get(DATA_VARIABLE, "data"))
     if not (folder / "problems.json").is_file():
         raise FileFormatError(

@@ -142,8 +142,10 @@ class SparseMatrix:
         if where == self.device:
             return self
         with torch.inference_mode(False):
-            parts = [t.to(where) for t in (self.row_offsets, self.column_indices, self.values)]
-        moved = SparseMatrix(*parts, self.shape, (self.pattern_hash, self.value_hash))
+            offsets, columns = self.row_offsets.to(where), self.column_indices.to(where)
+            values = self.values.to(where)
+        hashes = (self.pattern_hash, self.value_hash)
+        moved = SparseMatrix(offsets, columns, values, self.shape, hashes)
         if "csr" in self.__dict__:
             moved.__dict__["csr"] = self.csr
         return moved

@@ -1,4 +1,4 @@
-"""How PTX reads a lane's adjacent columns of X and widens them to float32; shared by the families."""
+"""How PTX reads a lane's adjacent columns of X and widens them to float32; for all families."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def float32(value: float) -> str:
 
 @dataclass
 class Operands:
-    """Names operands in the order LLVM numbers them: outputs first. Writes the constraint string."""
+    """Names operands in the order LLVM numbers them, outputs first; writes their constraints."""
 
     constraints: list[str] = field(default_factory=list)
 

@@ -90,14 +90,15 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
 
     Shapes   W [M, K] pruned; x [batch, K, N], y [batch, M, N], each in either layout.
     Grid     row blocks x column tiles x batch, either of the first two fastest.
-    Program  block_m rows x Gy lists of each row x lanes, one thread each, ``repeat`` times ``vector``
-             adjacent columns a lane; the Gy partials are added in group order through shared memory. Rows of
-             one program share the rows of x that they use in the L1 cache.
+    Program  block_m rows x Gy lists of each row x lanes, one thread each, ``repeat`` times
+             ``vector`` adjacent columns a lane; the Gy partials are added in group order through
+             shared memory. Rows of one program share the rows of x that they use in the L1 cache.
     Cost     2*nnz*N flop; nnz*N*itemsize bytes of x through L1; 8 bytes a non-zero and column tile.
     Error    |y - y64| <= gamma(nnz_row + Gy + 2) * (|W| @ |x| + |bias| + |residual|), see numerics.
     Repeat   same plan, same input: same bits (no atomics).
     Raises   nothing: a plan that exists is legal, see ``plan_spmm``.
-    Source   row swizzle: Gale, Zaharia, Young, Elsen, Sparse GPU Kernels for Deep Learning, SC 2020.
+    Source   row swizzle: Gale, Zaharia, Young, Elsen, Sparse GPU Kernels for Deep Learning,
+             SC 2020.
 
     ``naive`` walks in plain Triton (needs vector = repeat = 1): what the interpreter can run.
     """

@@ -16,7 +16,7 @@ REGISTERS_BESIDES = 20
 
 
 class GatherShape(NamedTuple):
-    """Rows of a program and lanes of a row, powers of two; a lane owns ``vector * repeat`` columns."""
+    """Rows of a program, lanes of a row, powers of two; a lane owns ``vector * repeat`` columns."""
 
     block_m: int
     lanes: int
@@ -49,8 +49,8 @@ def _problem_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
         )
     if config.vector * config.repeat > 1 and problem.x_layout == "column":
         return (
-            f"vector={config.vector}, repeat={config.repeat} need adjacent columns, X is token-major; "
-            "use vector=1, repeat=1"
+            f"vector={config.vector}, repeat={config.repeat} need adjacent columns, X is "
+            "token-major; use vector=1, repeat=1"
         )
     if problem.N % config.vector:
         return f"vector={config.vector} needs N divisible by it, got N={problem.N}; use vector=1"
@@ -81,8 +81,8 @@ def _program_why_not(problem: SpmmProblem, config: KernelConfig, device: Device)
     budget = min(255, device.registers // threads)
     if needed > budget:
         return (
-            f"prefetch={config.prefetch} with {columns} columns a lane needs about {needed} registers, "
-            f"{threads} threads leave {budget}; use a smaller prefetch or fewer threads"
+            f"prefetch={config.prefetch} with {columns} columns a lane needs about {needed} "
+            f"registers, {threads} threads leave {budget}; use a smaller prefetch or fewer threads"
         )
     shared = exchange_bytes(columns, threads, config.Gy)
     if shared > MAX_STATIC_SHARED_BYTES:

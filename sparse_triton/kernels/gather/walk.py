@@ -1,9 +1,9 @@
 """The inner loop of family ``gather`` in PTX: walk a list of (column, value) pairs.
 
-Each trip fetches ``depth`` pairs for the *next* trip (16 bytes a load, the same address in all lanes
-of a row), then its own ``depth`` rows of X, all in flight together, then multiplies. The last trip
-is predicated, so that nothing past the list is read from X or multiplied. Weights are fetched before
-the wait for the previous kernel, X after it.
+Each trip fetches ``depth`` pairs for the *next* trip (16 bytes a load, the same address in all
+lanes of a row), then its own ``depth`` rows of X, all in flight together, then multiplies. The last
+trip is predicated, so that nothing past the list is read from X or multiplied. Weights are fetched
+before the wait for the previous kernel, X after it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def emit_walk(walk: Walk) -> Asm:
     outputs = [operands.new("=f") for _ in range(walk.sums)]
     inputs = [operands.new(c) for c in "lrlrrr"]
     pairs, count, x, row_bytes, thread, columns_left = inputs
-    columns, depth = walk.columns, walk.depth
+    depth = walk.depth
     lines = [
         *_declare(walk, columns_left),
         *([LAUNCH_DEPENDENTS] if walk.dependent_launch else []),
@@ -105,7 +105,7 @@ def _declare(walk: Walk, columns_left: str) -> Iterator[str]:
 
 
 def _fetch_pairs(depth: int) -> Iterator[str]:
-    """The next ``depth`` pairs into ``kk, ww``; lists are padded, so that this never leaves them."""
+    """The next ``depth`` pairs into ``kk, ww``; lists are padded: this never leaves them."""
     for i in range(0, depth, 2):
         yield f"ld.global.nc.v4.b32 {{kk{i}, ww{i}, kk{i + 1}, ww{i + 1}}}, [p+{i * PAIR_BYTES}];"
     yield f"add.s64 p, p, {depth * PAIR_BYTES};"

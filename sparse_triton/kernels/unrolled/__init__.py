@@ -56,7 +56,7 @@ class Unrolled(Family):
         config = KernelConfig(
             "unrolled",
             M_blocks=max(1, ceil_div(problem.M, block_m)),
-            N_blocks=max(1, ceil_div(problem.N, 64 if many and problem.M > block_m else 32)),
+            N_blocks=max(1, ceil_div(problem.N, 64 if many and block_m < problem.M else 32)),
             Gy=4,
             row_blocks="even_nnz",
             prefetch=8,
