@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     facts = Device.of(where)
     layers, source, accuracy = _layers(args.data, where)
     rows = [_row(layer, facts) for layer in tqdm(layers, "layers", file=sys.stderr, leave=False)]
-    picture = _drawn(rows, f"{source}, on {facts.name}", args.out)
+    picture = _drawn(rows, f"{source}, float32, on {facts.name}", args.out)
     env = environment(facts)
     lines = [source, _where(env), "", *([str(accuracy), ""] if accuracy else []), *_table(rows)]
     data = {"source": source, "environment": env, **_json(rows), "picture": picture}
