@@ -17,7 +17,7 @@ from sparse_triton.device import Device
 from sparse_triton.executor import Call
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.plan import Plan, plan_spmm, why_not
-from sparse_triton.problem import Epilogue, SpmmProblem
+from sparse_triton.problem import SpmmProblem
 
 PATTERNS = ("random", "empty_rows", "empty_columns", "one", "full", "ragged")
 GUARD = 4096  # elements before and after a guarded tensor: more than any tile is wide
@@ -147,14 +147,17 @@ def bind(
     """Plan, build and bind with drawn operands."""
     where = torch.device(device)
     plan = plan_spmm(problem, config, W.csr, Device.of(where))
-    dtype = getattr(torch, problem.x_dtype)
-    x_shape = (problem.K, problem.N) if problem.x_layout == "row" else (problem.N, problem.K)
-    y_shape = (problem.M, problem.N) if problem.y_layout == "row" else (problem.N, problem.M)
-    X = randn((problem.batch, *x_shape), dtype, device, seed)
-    epilogue: Epilogue = problem.epilogue
-    bias = randn((problem.M,), dtype, device, seed + 1) if epilogue.bias else None
-    residual = (
-        randn((problem.batch, *y_shape), dtype, device, seed + 2) if epilogue.residual else None
-    )
-    run = plan.family.build(plan).bind(where)
+    return with_operands(plan, W, plan.family.build(plan).bind(where), device, seed)
+
+
+def with_operands(plan: Plan, W: SparseMatrix, run: Any, device: str, seed: int = 0) -> Bound:
+    p = plan.problem
+    dtype = getattr(torch, p.x_dtype)
+    x_shape = (p.K, p.N) if p.x_layout == "row" else (p.N, p.K)
+    y_shape = (p.M, p.N) if p.y_layout == "row" else (p.N, p.M)
+    X = randn((p.batch, *x_shape), dtype, device, seed)
+    bias = randn((p.M,), dtype, device, seed + 1) if p.epilogue.bias else None
+    residual = None
+    if p.epilogue.residual:
+        residual = randn((p.batch, *y_shape), dtype, device, seed + 2)
     return Bound(plan, W, X, bias, residual, run)

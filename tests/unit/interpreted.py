@@ -1,0 +1,64 @@
+"""Runs the gather kernel's plain-Triton walk under the interpreter; prints one JSON line a case.
+
+A program of its own, because Triton reads ``TRITON_INTERPRET`` when a kernel is defined:
+``TRITON_INTERPRET=1 python -m tests.unit.interpreted``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator
+
+import numpy as np
+
+from sparse_triton import SparseMatrix
+from sparse_triton.build import run_interpreted
+from sparse_triton.device import Device
+from sparse_triton.kernels.gather.kernel import gather_source
+from sparse_triton.plan import plan_spmm
+from sparse_triton.problem import Epilogue, SpmmProblem
+from tests.support import Bound, draw_config, problem_for, weight, with_operands
+
+EPILOGUES = (
+    Epilogue(),
+    Epilogue(bias=True),
+    Epilogue(residual=True),
+    Epilogue(bias=True, residual=True, activation="relu"),
+    Epilogue(bias=True, activation="gelu"),
+    Epilogue(residual=True, activation="silu"),
+)
+
+
+def bound_cases() -> Iterator[tuple[str, Bound]]:
+    """Every pair of layouts with every epilogue, and patterns with padding and an infinite X."""
+    W = weight("ragged", 13, 21, 0.15, seed=0)
+    for i, (x_layout, y_layout) in enumerate(itertools.product(("row", "column"), repeat=2)):
+        for j, epilogue in enumerate(EPILOGUES):
+            problem = problem_for(
+                W, (1, 9, 33)[(i + j) % 3], batch=1 + j % 2, x_layout=x_layout, y_layout=y_layout,
+                x_dtype=("float32", "float16", "bfloat16")[(i + 2 * j) % 3], epilogue=epilogue,
+            )  # fmt: skip
+            yield f"{problem} {x_layout}-{y_layout} {epilogue}", interpreted(W, problem, 6 * i + j)
+    for i, pattern in enumerate(("empty_rows", "empty_columns", "one", "full", "random")):
+        V = weight(pattern, 7, 12, 0.3, seed=1)
+        bound = interpreted(V, problem_for(V, 10), i)
+        bound.X[..., 5, 3] = float("inf")
+        yield f"{pattern} with Inf", bound
+
+
+def interpreted(W: SparseMatrix, problem: SpmmProblem, seed: int) -> Bound:
+    device = Device.virtual_cuda(90)
+    rng = np.random.default_rng(seed)
+    config = draw_config(rng, problem, device, "gather", vector=1, repeat=1)
+    assert config is not None
+    plan = plan_spmm(problem, config, W.csr, device)
+    run = functools.partial(run_interpreted, gather_source(plan, naive=True))
+    return with_operands(plan, W, run, "cpu")
+
+
+if __name__ == "__main__":
+    for name, bound in bound_cases():
+        case = f"{name} {bound.plan.config}"
+        print(json.dumps({"case": case, "ratio": bound.ratio(bound.result())}), flush=True)
