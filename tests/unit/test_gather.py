@@ -1,0 +1,118 @@
+"""Family gather: the packed lists, their reference, and the Triton kernel under the interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparse_triton import SparseMatrix, verify
+from sparse_triton.device import Device
+from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels.gather.kernel import gather_source
+from sparse_triton.kernels.gather.pack import ALIGN_PAIRS, pack, packed_for
+from sparse_triton.partition import NO_ROW
+from sparse_triton.plan import plan_spmm
+from tests.strategies import legal_configs, matrices
+from tests.support import problem_for, weight
+
+DEVICE = Device.virtual_cuda(90)
+
+
+@given(
+    W=matrices(most=20),
+    block_m=st.sampled_from([1, 2, 4, 16]),
+    Gy=st.sampled_from([1, 2, 4, 8]),
+    way=st.sampled_from(["sorted", "even_nnz"]),
+)
+def test_lists_hold_each_entry_once(W: SparseMatrix, block_m: int, Gy: int, way: str) -> None:
+    packed = pack(W.csr, block_m, Gy, way, ahead=8)  # type: ignore[arg-type]
+    rebuilt = np.zeros(W.shape, dtype=np.float32)
+    taken = np.zeros(len(packed.pairs), dtype=int)
+    for (b, g, i), start in np.ndenumerate(packed.runs[..., 0]):
+        count = packed.runs[b, g, i, 1]
+        assert start % ALIGN_PAIRS == 0
+        assert start + count + 8 <= len(packed.pairs) + ALIGN_PAIRS
+        taken[start : start + count] += 1
+        columns, bits = packed.pairs[start : start + count].T
+        row = packed.rows[b, i]
+        if row == NO_ROW:
+            assert count == 0
+            continue
+        assert (np.diff(columns) > 0).all()
+        assert (rebuilt[row, columns] == 0).all()
+        rebuilt[row, columns] = np.ascontiguousarray(bits).view(np.float32)
+        length = W.csr.row_lengths[row]
+        assert count in (length // Gy, -(-length // Gy))
+    assert taken.max(initial=0) <= 1
+    assert np.array_equal(rebuilt, W.csr.to_dense())
+    assert sorted(packed.rows[packed.rows != NO_ROW].tolist()) == list(range(W.shape[0]))
+
+
+@given(data=st.data(), W=matrices(most=24).filter(lambda W: W.nnz > 0))
+def test_reference_is_within_the_bound(data: st.DataObject, W: SparseMatrix) -> None:
+    N = data.draw(st.sampled_from([1, 8, 49]))
+    problem = problem_for(W, N, x_layout=data.draw(st.sampled_from(["row", "column"])))
+    config = data.draw(legal_configs(problem, DEVICE, "gather"))
+    plan = plan_spmm(problem, config, W.csr, DEVICE)
+    X = torch.randn(W.shape[1], N, generator=torch.Generator().manual_seed(0))
+    Y = torch.from_numpy(FAMILIES["gather"].reference(plan, X.numpy()))
+    assert verify.worst_ratio(Y, W, X, Gy=config.Gy) <= 1.0
+
+
+def test_weight_is_packed_once_for_all_columns() -> None:
+    W = weight("random", 16, 32)
+    config = FAMILIES["gather"].default_config(problem_for(W, 32), DEVICE)
+    plans = [plan_spmm(problem_for(W, N), config, W.csr, DEVICE) for N in (32, 64)]
+    assert packed_for(plans[0]) is packed_for(plans[1])
+
+
+@given(data=st.data(), x_dtype=st.sampled_from(["float32", "float16", "bfloat16"]))
+def test_text(data: st.DataObject, x_dtype: str) -> None:
+    """A trip loads and multiplies ``prefetch`` pairs, the last trip one pair less."""
+    W = weight("random", 16, 32)
+    problem = problem_for(W, 64, x_dtype=x_dtype)
+    config = data.draw(legal_configs(problem, DEVICE, "gather"))
+    source = gather_source(plan_spmm(problem, config, W.csr, DEVICE))
+    lines = source.constants["ASM"].split("\n")
+    pairs = 2 * config.prefetch - 1
+    columns = config.vector * config.repeat
+    assert sum("fma.rn.f32" in line for line in lines) == pairs * columns
+    x_loads = [line for line in lines if "ld.global" in line and "[a" in line]
+    assert len(x_loads) == pairs * config.repeat
+    constraints = source.constants["CONSTRAINTS"].split(",")
+    assert constraints.count("=f") == columns
+    operands = {int(n) for n in re.findall(r"\$(\d+)", source.constants["ASM"])}
+    assert operands <= set(range(len(constraints)))
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> list[dict[str, object]]:
+    """What ``tests.unit.interpreted`` found, in a process of its own."""
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(root)])
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.interpreted"],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
+        cwd=root, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_kernel_in_the_interpreter(interpreted: list[dict[str, object]]) -> None:
+    """Layouts, epilogues, batches, dtypes, patterns; X with Inf leaves no NaN behind."""
+    assert len(interpreted) == 4 * 6 + 5
+    for found in interpreted:
+        # The interpreter rounds to bfloat16 towards zero: twice the error of a GPU.
+        limit = 2.0 if "bfloat16" in str(found["case"]) else 1.0
+        assert found["ratio"] <= limit, found["case"]  # type: ignore[operator]

@@ -1,0 +1,223 @@
+"""Plans: the heuristic is always legal, and a refusal names a remedy that works."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.errors import ConfigError
+from sparse_triton.kernels import FAMILIES
+from sparse_triton.plan import default_config, plan_spmm, why_not
+from sparse_triton.problem import SpmmProblem
+from tests.strategies import problems
+from tests.support import draw_config, weight
+
+GPUS = [Device.virtual_cuda(arch) for arch in (80, 90, 100)]
+DEVICES = [*GPUS, Device("cpu", "a CPU", 0, 8)]
+GPU = GPUS[1]
+
+
+@settings(max_examples=400)
+@given(problem=problems(), device=st.sampled_from(DEVICES))
+@example(problem=SpmmProblem(1, 1, 1, 1), device=GPU)
+@example(problem=SpmmProblem(2, 100_000, 3_000_000, 2_000), device=GPU)
+def test_default_is_legal(problem: SpmmProblem, device: Device) -> None:
+    config = default_config(problem, device)
+    assert why_not(problem, config, device) is None
+    assert FAMILIES[config.kernel].device_kind in (device.kind, "any")
+
+
+@settings(max_examples=300)
+@given(problem=problems(), device=st.sampled_from(DEVICES), family=st.sampled_from(list(FAMILIES)))
+def test_family_default_is_legal_where_any_configuration_is(
+    problem: SpmmProblem, device: Device, family: str
+) -> None:
+    default = FAMILIES[family].default_config(problem, device)
+    if why_not(problem, default, device) is not None:
+        drawn = draw_config(np.random.default_rng(0), problem, device, family, tries=60)
+        assert drawn is None, f"{drawn} is legal, {default} is not"
+
+
+@given(problem=problems())
+def test_dense_takes_everything(problem: SpmmProblem) -> None:
+    for device in DEVICES:
+        assert why_not(problem, KernelConfig("dense"), device) is None
+
+
+P = SpmmProblem(512, 256, 1024, 5000)
+SMALL = SpmmProblem(64, 64, 49, 400)
+UNROLLED = KernelConfig("unrolled", 32, 16, Gy=2)
+GATHER = KernelConfig("gather", 64, 32, Gy=2, row_blocks="sorted", prefetch=4)
+REFUSALS: list[tuple[SpmmProblem, KernelConfig, Device, str, dict[str, Any] | None]] = [
+    (
+        P,
+        replace(UNROLLED, kernel="magic"),
+        GPU,
+        r"kernel must be one of \[.*'unrolled'\], got 'mag",
+        {"kernel": "dense"},
+    ),
+    (P, UNROLLED, DEVICES[-1], "unrolled runs on cuda, the device is cpu", None),
+    (P, KernelConfig("cpu"), GPU, "cpu runs on cpu, the device is cuda", None),
+    (P, replace(UNROLLED, Gy=3), GPU, "Gy must be a power of two, got 3", {"Gy": 4}),
+    (P, replace(UNROLLED, vector=3), GPU, "vector must be 1, 2 or 4, got 3", {"vector": 2}),
+    (
+        SMALL,
+        replace(UNROLLED, vector=2),
+        GPU,
+        "needs N divisible by it, got N=49; use vector=1",
+        {"vector": 1},
+    ),
+    (
+        P,
+        replace(UNROLLED, N_blocks=1),
+        GPU,
+        r"2 \* 1024 threads, the limit is 1024; use N_blocks >= (?P<N_blocks>\d+)",
+        {},
+    ),
+    (
+        P,
+        replace(UNROLLED, M_blocks=2, Gy=1),
+        GPU,
+        r"budget is \d+; use M_blocks >= (?P<M_blocks>\d+)",
+        {},
+    ),
+    (
+        P,
+        replace(UNROLLED, M_blocks=1, vector=4, Gy=1),
+        GPU,
+        r"use M_blocks >= (?P<M_blocks>\d+)",
+        {},
+    ),
+    (
+        P,
+        replace(UNROLLED, row_blocks="sorted"),
+        GPU,
+        r"row_blocks must be one of \('even_rows', 'even_nnz'\)",
+        {"row_blocks": "even_rows"},
+    ),
+    (
+        P,
+        replace(UNROLLED, sync_every=64, Gy=16, N_blocks=512),
+        GPU,
+        "whole warps of 32 lanes, got 2; use sync_every=0",
+        {"sync_every": 0},
+    ),
+    (
+        replace(P, x_layout="column"),
+        UNROLLED,
+        GPU,
+        "must have x_layout='row', got 'column'; use kernel='gather'",
+        None,
+    ),
+    (
+        replace(P, M=4000, K=4000, nnz=500_000),
+        UNROLLED,
+        GPU,
+        "nnz=500000 would be as many instr.* use kernel='gather'",
+        None,
+    ),
+    (
+        replace(P, nnz=0),
+        UNROLLED,
+        GPU,
+        "nothing to multiply; use kernel='dense'",
+        {"kernel": "dense"},
+    ),
+    (replace(P, N=0), GATHER, GPU, "nothing to multiply; use kernel='dense'", {"kernel": "dense"}),
+    (
+        P,
+        replace(GATHER, prefetch=3),
+        GPU,
+        "prefetch must be a power of two, got 3",
+        {"prefetch": 4},
+    ),
+    (P, replace(GATHER, prefetch=1), GPU, "use prefetch=2", {"prefetch": 2}),
+    (P, replace(GATHER, M_blocks=1), GPU, r"threads must lie in 32 \.\.\. 1024", {"M_blocks": 64}),
+    (
+        P,
+        replace(GATHER, vector=16),
+        GPU,
+        r"power of two up to 4 \(16 bytes\), got 16",
+        {"vector": 4, "M_blocks": 32},
+    ),
+    (
+        SMALL,
+        replace(GATHER, vector=2),
+        GPU,
+        "got N=49; use vector=1",
+        {"vector": 1, "N_blocks": 2, "M_blocks": 8},
+    ),
+    (
+        replace(P, x_layout="column"),
+        replace(GATHER, vector=2),
+        GPU,
+        "X is token-major; use vector=1",
+        {"vector": 1},
+    ),
+    (
+        P,
+        replace(GATHER, prefetch=64),
+        GPU,
+        "use a smaller prefetch or fewer threads",
+        {"prefetch": 4},
+    ),
+    (
+        replace(P, batch=70_000),
+        GATHER,
+        GPU,
+        "batch must be at most 65535, got 70000; use kernel='dense'",
+        {"kernel": "dense"},
+    ),
+    (
+        replace(P, N=8_000_000),
+        replace(GATHER, N_blocks=250_000),
+        GPU,
+        "N_blocks must be at most 65535",
+        {"fastest": "columns"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("problem", "config", "device", "words", "remedy"), REFUSALS)
+def test_refusal_says_why_and_its_remedy_works(
+    problem: SpmmProblem, config: KernelConfig, device: Device, words: str,
+    remedy: dict[str, Any] | None,
+) -> None:  # fmt: skip
+    reason = why_not(problem, config, device)
+    assert reason is not None
+    found = re.search(words, reason)
+    assert found, reason
+    csr = weight("one", 2, 2).csr
+    with pytest.raises(ConfigError, match=words):
+        plan_spmm(problem, config, csr, device)
+    if remedy is not None:
+        named = {name: int(value) for name, value in found.groupdict().items()}
+        cured = replace(config, **{**remedy, **named})
+        assert why_not(problem, cured, device) is None, cured
+
+
+def test_exchange_remedy() -> None:
+    """Shared memory runs out only where a single round of Gy places is too large."""
+    config = KernelConfig("unrolled", 32, 1, Gy=16, vector=4)
+    problem = replace(P, N=64)
+    reason = why_not(problem, config, GPU)
+    assert reason is not None
+    assert "use more M_blocks or N_blocks, or a smaller Gy" in reason
+    assert why_not(problem, replace(config, N_blocks=2), GPU) is None
+
+
+def test_heuristic_families() -> None:
+    assert default_config(replace(P, nnz=P.M * P.K // 2), GPU).kernel == "dense"
+    assert default_config(replace(P, N=4096), GPU).kernel == "unrolled"
+    assert default_config(replace(P, N=16), GPU).kernel == "gather"
+    assert default_config(replace(P, N=4096, x_layout="column"), GPU).kernel == "gather"
+    assert default_config(replace(P, nnz=0), GPU).kernel == "dense"
+    assert default_config(P, DEVICES[-1]).kernel == "cpu"
