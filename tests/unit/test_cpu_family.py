@@ -130,7 +130,7 @@ options = st.fixed_dictionaries(
 PLAIN = {"batch": 1}
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(shapes, patterns, configs, options)
 @example((1, 1, 1), "full", KernelConfig("cpu"), PLAIN)
 @example((40, 70, WIDE), "random", KernelConfig("cpu", 3, 1, 4, row_blocks="even_nnz"), PLAIN)
