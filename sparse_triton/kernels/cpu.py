@@ -170,8 +170,8 @@ class CpuKernel:
     Tasks    (batch, column tile, row block), row blocks fastest; workers take the next one free.
     Task     accumulators of one row x at most 128 columns live in registers across a group's
              entries; the Gy partials are added in group order.
-    Cost     2*nnz*N flop, one vector load of x per vector fma; W once per column tile. Gy > 1 is K
-             blocking: a group's rows of the tile stay in the nearest caches while all rows use them.
+    Cost     2*nnz*N flop, one vector load of x per vector fma; W once per column tile. Gy > 1
+             blocks K: the part of a tile that a group reads stays near while all rows use it.
     Error    |y - y64| <= gamma(nnz_row + Gy + 2) * (|W| @ |x| + |bias| + |residual|), see numerics.
     Repeat   same plan, same input: same bits, however many threads.
     Raises   nothing: a plan that exists is legal, see ``plan_spmm``.
