@@ -122,7 +122,9 @@ def _call_out(
     matrix = weights.as_matrix(W)
     check_call(matrix.shape, X, bias, residual, activation, False)
     check_out(out, (*X.shape[:-2], matrix.shape[0], X.shape[-1]), X, bias, residual)
-    return execute(matrix, Call(X, bias, residual, activation, False), out)
+    execute(matrix, Call(X, bias, residual, activation, False), out)
+    torch.autograd.graph.increment_version(out)  # kernels write through its address
+    return out
 
 
 # -- implementations -----------------------------------------------------------------------------
