@@ -1,0 +1,114 @@
+"""``python -m benchmarks {spmm,host,readme}``: every table of the README, on the device at hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import host, report
+from benchmarks.problems import data_folder
+from sparse_triton.device import Device, environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    args.command(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    spmm = commands.add_parser("spmm", help="the 20 SpMM problems of the SparseRT paper")
+    spmm.add_argument("--data", help="folder of problems.json (default: $SPARSE_TRITON_DATA)")
+    spmm.add_argument("--batch", default="1,32", help="batch sizes, N is multiplied by them")
+    spmm.add_argument("--sparsity", default="0.9,0.95")
+    spmm.add_argument("--device", choices=("cuda", "cpu"), default=_here())
+    spmm.add_argument("--no-csr", action="store_true", help="leave out torch CSR, which is slow")
+    _outputs(spmm)
+    spmm.set_defaults(command=_spmm)
+    calls = commands.add_parser("host", help="host time of one eager call")
+    _outputs(calls)
+    calls.set_defaults(command=_host)
+    readme = commands.add_parser("readme", help="write the README's tables from results/*.json")
+    readme.add_argument("--readme", type=Path, default=RESULTS.parents[1] / "README.md")
+    readme.set_defaults(command=_readme)
+    return parser
+
+
+def _outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the results there")
+
+
+def _here() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _spmm(args: argparse.Namespace) -> None:
+    if args.device == "cpu":
+        _spmm_cpu(args)
+        return
+    from benchmarks import spmm
+
+    batches = tuple(int(b) for b in args.batch.split(","))
+    rows = spmm.run(
+        data_folder(args.data), batches, tuple(args.sparsity.split(",")), not args.no_csr
+    )
+    facts = environment(Device.of(torch.device("cuda")))
+    if args.png:
+        report.plot(rows, facts, args.png)
+    _finish(args, {"benchmark": "spmm", "environment": facts, "rows": rows})
+    print(report.details(rows), report.summary(rows), sep="\n\n")
+
+
+def _spmm_cpu(args: argparse.Namespace) -> None:
+    from benchmarks import cpu_spmm
+
+    rows = cpu_spmm.run()
+    facts = environment(Device.of(torch.device("cpu")))
+    _finish(args, {"benchmark": "spmm_cpu", "environment": facts, "rows": rows})
+    print(cpu_spmm.table(rows))
+
+
+def _host(args: argparse.Namespace) -> None:
+    device = torch.device(_here())
+    us = host.run(device)
+    _finish(args, {"benchmark": "host", "environment": environment(Device.of(device)), "us": us})
+    print(host.table(us))
+
+
+def _finish(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    if args.json:
+        report.write(args.json, result)
+
+
+def _readme(args: argparse.Namespace) -> None:
+    """Markers ``benchmark``: the committed GPU results, never typed by hand."""
+    result = json.loads((RESULTS / "spmm.json").read_text())
+    calls = json.loads((RESULTS / "host.json").read_text())
+    facts = result["environment"]
+    content = (
+        f"Measured on one {facts['device']} (driver {facts['driver']}, torch {facts['torch']}, "
+        f"Triton {facts['triton']}) by `python -m benchmarks spmm`: the 20 SpMM problems of the "
+        "SparseRT paper with their published weights, float32, every result verified before it was "
+        "timed, CUDA graphs, warm, one run. TF32 and fp16 are cuBLAS at lower precision, the other "
+        "columns compute in float32.\n\n"
+        f"{report.summary(result['rows'])}\n\n"
+        "![speed-up per problem](benchmarks/results/spmm.png)\n\n"
+        "<details><summary>Every problem, µs</summary>\n\n"
+        f"{report.details(result['rows'])}\n\n</details>\n\n"
+        f"Host time of one eager call on the same machine (`python -m benchmarks host`):\n\n"
+        f"{host.table(calls['us'])}"
+    )
+    text = args.readme.read_text()
+    args.readme.write_text(report.replace_between(text, "benchmark", content))
+
+
+if __name__ == "__main__":
+    main()

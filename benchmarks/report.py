@@ -1,0 +1,135 @@
+"""Results as committed JSON, as Markdown for the README, and as a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+BASELINE = "cublas_fp32"
+COLUMNS = {
+    "cublas_fp32": "cuBLAS fp32",
+    "cublas_tf32": "TF32",
+    "cublas_fp16": "fp16",
+    "torch_csr": "torch CSR",
+    "unrolled": "unrolled",
+    "gather": "gather",
+    "spmm": "**spmm**",
+}
+
+
+def speedup(row: Row, name: str) -> float:
+    return float(row["us"][BASELINE]["us"] / row["us"][name]["us"])
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    logs = [math.log(v) for v in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def groups(rows: list[Row]) -> dict[tuple[int, str], list[Row]]:
+    """Rows by (batch, sparsity), in order of appearance."""
+    out: dict[tuple[int, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda r: (r["batch"], r["sparsity"])):
+        out.setdefault((row["batch"], row["sparsity"]), []).append(row)
+    return out
+
+
+def summary(rows: list[Row]) -> str:
+    """Geometric means of (cuBLAS fp32 time / time) over the problems each contestant ran."""
+    names = [n for n in COLUMNS if n != BASELINE and any(n in r["us"] for r in rows)]
+    lines = [
+        "| geometric mean, × cuBLAS fp32 | " + " | ".join(COLUMNS[n] for n in names) + " |",
+        "| --- |" + " --- |" * len(names),
+    ]
+    for (batch, sparsity), group in groups(rows).items():
+        cells = []
+        for name in names:
+            ran = [r for r in group if name in r["us"]]
+            mean = f"{geometric_mean(speedup(r, name) for r in ran):.2f}" if ran else "–"
+            cells.append(mean if len(ran) == len(group) or not ran else f"{mean} ({len(ran)})")
+        head = f"batch {batch}, {float(sparsity):.0%} zeros, {len(group)} problems"
+        lines.append(f"| {head} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def details(rows: list[Row]) -> str:
+    """One line a problem, µs."""
+    names = [n for n in COLUMNS if any(n in r["us"] for r in rows)]
+    lines = [
+        "| problem | batch | zeros | "
+        + " | ".join(COLUMNS[n] for n in names)
+        + " | × fp32 | family |",
+        "| --- | --- | --- |" + " --- |" * (len(names) + 2),
+    ]
+    for row in rows:
+        us = [f"{row['us'][n]['us']:.1f}" if n in row["us"] else "–" for n in names]
+        shape = f"{row['problem']}: {row['M']}·{row['K']}·{row['N'] // row['batch']}"
+        family = row["config"]["spmm"].partition("(")[0]
+        lines.append(
+            f"| {shape} | {row['batch']} | {float(row['sparsity']):.0%} | "
+            + " | ".join(us)
+            + f" | {speedup(row, 'spmm'):.2f} | {family} ({row['choice']}) |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], environment: dict[str, str], path: Path) -> None:
+    """Speed-up per problem against cuBLAS fp32, one panel a (batch, sparsity)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = groups(rows)
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(11, 2.6 * len(panels)), squeeze=False, constrained_layout=True
+    )
+    for axis, ((batch, sparsity), group) in zip(axes[:, 0], panels.items(), strict=True):
+        _panel(axis, group)
+        axis.set_title(f"batch {batch}, {float(sparsity):.0%} zeros", fontsize=10, loc="left")
+    axes[0, 0].legend(ncols=5, fontsize=8, loc="upper right")
+    figure.suptitle(f"SpMM, speed-up over cuBLAS fp32 — {environment['device']}", fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+BARS = (
+    ("torch_csr", "0.85", "//"), ("cublas_tf32", "0.7", ""), ("cublas_fp16", "0.5", ""),
+    ("spmm", "black", ""),
+)  # fmt: skip
+
+
+def _panel(axis: Any, group: list[Row]) -> None:
+    bars = [b for b in BARS if all(b[0] in r["us"] for r in group)]
+    width = 0.8 / len(bars)
+    for i, (name, colour, hatch) in enumerate(bars):
+        at = [x + (i - (len(bars) - 1) / 2) * width for x in range(len(group))]
+        heights = [speedup(r, name) for r in group]
+        label = COLUMNS[name].replace("**", "")
+        axis.bar(
+            at, heights, width, label=label, color=colour, hatch=hatch, edgecolor="black", lw=0.4
+        )
+    axis.axhline(1.0, color="black", lw=0.8, ls=":")
+    labels = [f"{r['problem']}\n{r['M']}·{r['K']}\n·{r['N']}" for r in group]
+    axis.set_xticks(range(len(group)), labels, fontsize=6.5)
+    axis.set_ylabel("× cuBLAS fp32")
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def replace_between(text: str, marker: str, content: str) -> str:
+    """``text`` with what stands between ``<!-- marker:start -->`` and ``:end`` replaced."""
+    start, end = f"<!-- {marker}:start -->", f"<!-- {marker}:end -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the text has no {start} … {end}")
+    return f"{before}{start}\n{content}\n{end}{after}"
