@@ -166,7 +166,10 @@ class LiveBench:
             wrong = self.lab.check(run, ready.config)
             seconds = ready.seconds or time.perf_counter() - start
             trial = replace(
-                trial, compile_s=seconds, resources=_resources(kernel), kernels=tuple(names)
+                trial,
+                compile_s=round(seconds, 3),
+                resources=_resources(kernel),
+                kernels=tuple(names),
             )
             if wrong:
                 return replace(trial, outcome="wrong", why=wrong)

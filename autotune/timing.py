@@ -27,6 +27,7 @@ STAGE_1 = 3
 STAGE_2 = {"cuda": 20, "cpu": 9}
 ROUNDS = {"cuda": 10, "cpu": 7}  # of the interleaved comparison
 STOP_AT = 1.5
+DIGITS = 4  # of microseconds: what the store keeps
 
 
 class Timer(Protocol):
@@ -113,10 +114,9 @@ def timer_for(call: Call, device: torch.device) -> Timer:
 
 def estimate(samples: list[float], device_kind: str) -> Timing:
     """One timing out of repeats."""
-    low, high = _quantile(samples, 0.2), _quantile(samples, 0.8)
-    if device_kind == "cuda":
-        return Timing(statistics.median(samples), low, high)
-    return Timing(min(samples), low, high)
+    us = statistics.median(samples) if device_kind == "cuda" else min(samples)
+    times = (us, _quantile(samples, 0.2), _quantile(samples, 0.8))
+    return Timing(*(max(round(t, DIGITS), 10.0**-DIGITS) for t in times))
 
 
 def _quantile(samples: list[float], q: float) -> float:
