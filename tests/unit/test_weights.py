@@ -91,6 +91,7 @@ def test_freed_weights_are_forgotten(analysed: list[torch.Size]) -> None:
     assert len(weights._by_tensor) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant)")
 def test_shared_values_with_another_pattern() -> None:
     """Index tensors that were freed must not be mistaken for those now at their address."""
     weights.forget()
