@@ -18,6 +18,8 @@ class Budget:
     trials     measured configurations, dense and those of earlier runs included; None: all of them
     seconds    wall time after which nothing new is tried; None: no limit
     compile_s  longest compilation of one configuration
+    give_up    a family that compiles the weight itself is left alone once its first results are
+               this many times slower than the best of all; None: never
     """
 
     name: str
@@ -25,10 +27,11 @@ class Budget:
     seconds: float | None
     sampler: Sampler
     compile_s: float = 60.0
+    give_up: float | None = None
 
 
 BUDGETS = {
-    "quick": Budget("quick", 40, 45.0, "tpe", compile_s=20.0),
+    "quick": Budget("quick", 40, 45.0, "tpe", compile_s=20.0, give_up=1.5),
     "full": Budget("full", 200, None, "tpe"),
     "exhaustive": Budget("exhaustive", None, None, "exhaustive"),
 }

@@ -19,13 +19,18 @@ from optuna.trial import TrialState, create_trial
 from autotune.budget import Budget
 from autotune.space import DENSE, SearchSpace
 from sparse_triton.config import KernelConfig
+from sparse_triton.kernels import FAMILIES
 from sparse_triton.records import Trial
 
 # Proposals in a row that bring nothing new before a sampler counts as having run dry.
-DRY = 400
+DRY = 100
+# Timed configurations a family may show before it can be given up (one, where each is dear).
+FAIR_TRIALS = 8
 # What a configuration without a time counts as, in log(time) above dense.
 PENALTY = 5.0
 SPILL = "spill_bytes"
+# Configurations of a slowly compiled family that are tried before it may be given up.
+PROBES = 4
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -61,6 +66,7 @@ class Search:
         seed: int = 0,
     ) -> None:
         self.space = space
+        self.give_up = budget.give_up
         self.why_not = why_not
         self.on_invalid = on_invalid
         self.dense_us = 1.0
@@ -138,6 +144,11 @@ class Search:
             self.open[config].trials.extend(candidate.trials)
             return False
         if config not in self.known:
+            if candidate.trials and self._left_alone(config.kernel):
+                for own in candidate.trials:
+                    self.study.tell(own, math.log(self.dense_us) + PENALTY)
+                self._instead()
+                return False
             reason = self.why_not(config)
             if reason is None:
                 return True
@@ -148,6 +159,26 @@ class Search:
         for own in candidate.trials:
             self._finish(own, self.known[config])
         return False
+
+    def _left_alone(self, kernel: str) -> bool:
+        """Whether a family that compiles the weight itself has had its chance: ``PROBES`` results,
+        all far behind the best, or as many still being compiled. See ``Budget.give_up``."""
+        if self.give_up is None or not FAMILIES[kernel].compiles_weight:
+            return False
+        measured = [t.timing.us for t in self.known.values() if t.timing is not None]
+        own = [t for t in self.known.values() if t.config.kernel == kernel]
+        times = [t.timing.us for t in own if t.timing is not None]
+        out = sum(c.kernel == kernel for c in self.open)
+        tried = sum(t.outcome != "invalid" for t in own)
+        if tried < PROBES:
+            return tried + out >= PROBES
+        return min(times, default=math.inf) > self.give_up * min(measured, default=math.inf)
+
+    def _instead(self) -> None:
+        """Have the sampler propose another family next."""
+        others = [k for k in self.space.families if not self._left_alone(k)]
+        if others:
+            self.study.enqueue_trial({"kernel": others[0]})
 
     def _finish(self, own: optuna.Trial, trial: Trial) -> None:
         if SPILL in trial.resources:

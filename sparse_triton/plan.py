@@ -80,7 +80,8 @@ def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
     if problem.sparsity < 0.6:
         return ("dense",)
     columns = problem.N * problem.batch
-    unrolled_pays = columns >= MANY_COLUMNS or (columns >= 512 and problem.nnz <= 4_000)
+    few_programs = columns >= 1024 and problem.M <= 96 and problem.nnz <= 4_000
+    unrolled_pays = columns >= MANY_COLUMNS or few_programs
     if unrolled_pays and problem.nnz <= QUICKLY_COMPILED:
         return ("unrolled", "gather", "dense")
     return ("gather", "dense")

@@ -37,7 +37,8 @@ class Family(ABC):
     """What a family must say about itself."""
 
     name: str
-    device_kind: str  # "cuda" or "cpu"
+    device_kind: str  # "cuda", "cpu" or "any"
+    compiles_weight: bool = False  # whether compiling takes longer for more non-zeros
 
     @abstractmethod
     def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:

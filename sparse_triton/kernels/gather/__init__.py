@@ -48,8 +48,8 @@ class Gather(Family):
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
         """Fitted to measurements (``benchmarks/NOTES.md``): the widest loads N allows, 512 threads,
-        tiles of 32 lanes (16 where columns are many, so that more rows share
-        X in L1)."""
+        tiles of 32 lanes (16 where columns are many, so that more rows share X in L1), deep
+        prefetch unless lists are short."""
         vector = max(self.space(problem, device)["vector"])
         lanes = min(16 if problem.N >= 1024 else 32, next_power_of_two(ceil_div(problem.N, vector)))
         lanes = max(4, lanes)
@@ -66,7 +66,7 @@ class Gather(Family):
             Gy=Gy,
             vector=vector,
             row_blocks="even_nnz",
-            prefetch=8 if vector >= 4 else 4,
+            prefetch=8 if vector >= 4 and (Gy > 1 or problem.nnz >= 10 * problem.M) else 4,
         )
 
     def build(self, plan: Plan) -> Kernel:
@@ -86,9 +86,11 @@ class Gather(Family):
 
 
 def _lists_a_row(problem: SpmmProblem, threads_a_row: int, device: Device) -> int:
-    """About 12 pairs a list; down to 6 while a quarter of the device's threads would be idle."""
+    """About 12 pairs a list; fewer while a quarter of the device's threads would be idle, and for
+    one-column loads, which wait rather than work."""
     per_row = problem.nnz / max(1, problem.M)
-    Gy = min(8, next_power_of_two(max(1, round(per_row / 12))))
+    pairs = 12 if problem.N % 2 == 0 else 6
+    Gy = min(8, next_power_of_two(max(1, round(per_row / pairs))))
     threads = problem.M * threads_a_row * problem.batch
     while Gy < 8 and per_row / Gy >= 12 and threads * Gy < 512 * device.cores:
         Gy *= 2

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class Unrolled(Family):
     name = "unrolled"
     device_kind = "cuda"
+    compiles_weight = True
 
     def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
         reason = counts_why_not(config, ("even_rows", "even_nnz"))
