@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from autotune import parcel, timing
+from autotune import timing
 from autotune.compile_pool import CompilePool
 from autotune.kernel_names import kernel_names
 from autotune.lab import Lab, quiet
@@ -135,8 +135,10 @@ class LiveBench:
         return plan_spmm(self.problem, config, self.csr, self.facts)
 
     def _kernel(self, ready: Ready) -> Any:
-        """The built kernel: out of its parcel, or built here."""
-        if isinstance(ready.kernel, Path):
+        """The built kernel: out of its parcel, or built here (out of Triton's cache)."""
+        if isinstance(ready.kernel, Path) and ready.kernel.exists():
+            from autotune import parcel
+
             kernel = parcel.unpack(ready.kernel)
             ready.kernel.unlink()
             return kernel

@@ -19,8 +19,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from triton import knobs
-
 from autotune.worker import Built, Job
 from sparse_triton.errors import BuildError
 
@@ -31,13 +29,16 @@ FIXED_COST_S = 4.0  # what any kernel may take on busy cores
 
 def default_jobs() -> int:
     """All cores this process may use but one, which times."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) - 1)
 
 
 class Worker:
     """One child process and the job it holds."""
 
     def __init__(self, folder: Path) -> None:
+        from triton import knobs
+
         self.errors = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - ``end`` closes it
         self.pipe, theirs = Pipe()
         env = os.environ | {

@@ -13,8 +13,6 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from triton import knobs
-
 from sparse_triton.store import write_atomically, write_bytes_atomically
 
 FOLDER = "kernels/"
@@ -26,6 +24,8 @@ MAX_FILE_BYTES = 256 * 2**20
 
 
 def cache_folder() -> Path:
+    from triton import knobs
+
     return Path(knobs.cache.dir)
 
 

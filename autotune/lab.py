@@ -148,8 +148,9 @@ def roundings(problem: SpmmProblem, config: KernelConfig) -> int:
 
 @contextlib.contextmanager
 def quiet(device: torch.device) -> Iterator[None]:
-    """No gradients, full precision, this device: how candidates are run."""
-    with torch.inference_mode(False), torch.no_grad(), full_precision():
+    """No gradients, no autocast, full precision, this device: how candidates are run."""
+    plain = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), plain, full_precision():
         if device.type == "cuda":
             with torch.cuda.device(device):
                 yield

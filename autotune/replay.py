@@ -111,7 +111,8 @@ class ReplayBench:
         outcome = played.outcome
         if played.timing is not None:
             outcome = "slow" if played.timing.us > 1.5 * best_us else "ok"
-        return Trial(config, outcome, played.timing, played.why, origin)
+        why = played.why or ("" if played.timing else f"recorded as {outcome}")
+        return Trial(config, outcome, played.timing, why, origin)
 
     def compare(self, configs: list[KernelConfig]) -> list[Timing]:
         times = [self.look_up(c).timing for c in configs]

@@ -45,15 +45,7 @@ class GraphTimer:
         warm = _event_us(call)  # the first call loads modules and library handles
         warm = min(warm, _event_us(call))
         self.launches = max(1, min(LAUNCHES, int(GRAPH_US / max(warm, 1.0))))
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            call()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            for _ in range(self.launches):
-                call()
+        self.graph = _capture(call, self.launches)
         self.graph.replay()
         torch.cuda.synchronize()
 
@@ -68,6 +60,22 @@ class GraphTimer:
             stop.record()
         torch.cuda.synchronize()
         return [start.elapsed_time(stop) * 1e3 / self.launches for start, stop in events]
+
+
+def _capture(call: Call, launches: int) -> torch.cuda.CUDAGraph:
+    """``launches`` calls as a graph. ``torch.cuda.graph`` would collect garbage each time."""
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        call()  # some libraries set up a handle for each stream
+        torch.cuda.synchronize()
+        graph.capture_begin()
+        try:
+            for _ in range(launches):
+                call()
+        finally:
+            graph.capture_end()
+    return graph
 
 
 def _event_pair() -> tuple[torch.cuda.Event, torch.cuda.Event]:
@@ -155,16 +163,31 @@ def full_precision() -> Iterator[None]:
     as the others, and it is this dense that "times faster" compares with.
     """
     matmul = torch.backends.cuda.matmul
-    names = (
-        "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32",
-        "allow_fp16_reduced_precision_reduction",
-        "allow_bf16_reduced_precision_reduction",
-    )
+    names = tuple(f"allow_{t}_reduced_precision_reduction" for t in ("fp16", "bf16"))
     before = [getattr(matmul, name) for name in names]
+    give_back_tf32 = _without_tf32()
     try:
         for name in names:
-            setattr(matmul, name, "ieee" if name == "fp32_precision" else False)
+            setattr(matmul, name, False)
         yield
     finally:
         for name, value in zip(names, before, strict=True):
             setattr(matmul, name, value)
+        give_back_tf32()
+
+
+def _without_tf32() -> Callable[[], None]:
+    """Turn TF32 off through the interface the user turned it on with: PyTorch refuses products
+    while its older and its newer switch disagree. Returns the way back."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        tf32 = matmul.allow_tf32
+    except RuntimeError:  # the newer one was used
+        precision = matmul.fp32_precision
+        matmul.fp32_precision = "ieee"
+        return lambda: setattr(matmul, "fp32_precision", precision)
+    if not tf32:
+        return lambda: None
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    return lambda: torch.set_float32_matmul_precision(precision)

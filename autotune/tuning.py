@@ -95,6 +95,7 @@ class Tuning:
         self.on_trial = on_trial or (lambda trial: None)
         self.problem = study.key.problem
         self.started = time.monotonic()
+        self.clock: float | None = None  # runs from the first result on: starting children is free
         self.measured = 0
         self.dry = False
         self.entry, old = _entry_of(study)
@@ -146,6 +147,8 @@ class Tuning:
             raise
         if trial is not None:
             self.measured += 1
+            if trial.config != DENSE and self.clock is None:
+                self.clock = time.monotonic()
             self.search.tell(trial)
             self._record(trial)
             self.on_trial(trial)
@@ -172,7 +175,9 @@ class Tuning:
 
     def _overtime(self) -> bool:
         limit = self.study.budget.seconds
-        return limit is not None and time.monotonic() - self.started > limit
+        if limit is None or self.clock is None:
+            return False
+        return time.monotonic() - self.clock > limit
 
     def _best_us(self) -> float:
         done = _fastest(self.entry.trials)

@@ -6,7 +6,9 @@ ends this one only.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import pickle
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -14,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from autotune.parcel import pack
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.pattern import CSR
@@ -36,7 +37,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Built:
-    """What became of a job: ``why`` is empty where the parcel was written."""
+    """What became of a job: ``why`` is empty where it compiled."""
 
     number: int
     why: str
@@ -62,12 +63,19 @@ def load_csr(path: Path) -> CSR:
 
 
 def build(job: Job) -> Built:
-    """Compile one job. Whatever the compiler raises is the job's result, not the worker's end."""
+    """Compile one job. Whatever the compiler raises is the job's result, not the worker's end.
+
+    A kernel that cannot travel is no failure: it is in Triton's cache for the parent to find.
+    """
+    from autotune.parcel import pack
+
     start = time.perf_counter()
     why = ""
     try:
         plan = plan_spmm(job.problem, job.config, load_csr(job.csr), job.device)
-        pack(plan.family.build(plan), job.parcel)
+        kernel = plan.family.build(plan)
+        with contextlib.suppress(pickle.PicklingError, TypeError, AttributeError):
+            pack(kernel, job.parcel)
     except Exception as e:
         why = f"{type(e).__name__}: {e}"[:1000]
     return Built(job.number, why, time.perf_counter() - start)
