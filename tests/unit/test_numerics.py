@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sparse_triton import SparseMatrix, numerics, verify
 from tests.strategies import DTYPES, dense_weights
-from tests.support import weight
+from tests.support import dense_weight, weight
 
 
 def fp32_product(W: SparseMatrix, X: np.ndarray, seed: int) -> np.ndarray:
@@ -44,11 +44,12 @@ def test_a_dropped_weight_is_seen(pattern: str, y_dtype: torch.dtype) -> None:
 
 
 def test_the_bound_is_tight_enough_to_see_one_bad_bit() -> None:
-    W, X = weight("random", 12, 40, 0.2), torch.rand(40, 5) + 1
+    W = SparseMatrix.from_dense(dense_weight("random", 12, 40, 0.2).abs())
+    X = torch.rand(40, 5) + 1
     Y = torch.from_numpy(fp32_product(W, X.numpy(), 0))
     assert verify.worst_ratio(Y, W, X) <= 1.0
     row = int(W.csr.row_lengths.argmax())
-    assert verify.worst_ratio(Y * (1 + 2.0**-14), W, X) > 1.0
+    assert verify.worst_ratio(Y * (1 + 2.0**-18), W, X) > 1.0
     Y[row, 2] = np.nextafter(np.float16(Y[row, 2].item()), np.float16(np.inf)).item()
     assert verify.worst_ratio(Y, W, X) > 1.0
 

@@ -123,6 +123,8 @@ def test_shapes_in_turn_do_not_mix() -> None:
                 assert ratio(spmm(W, X), W, X, None, None, None, False) <= 1.0
                 Y = linear(X.mT.contiguous(), W, activation="relu")
                 assert ratio(Y, W, X.mT.contiguous(), None, None, "relu", True) <= 1.0
+                Y = linear(X.mT.contiguous(), W)
+                assert ratio(Y, W, X.mT.contiguous(), None, None, None, True) <= 1.0
 
 
 @pytest.mark.parametrize("density", [0.1, 0.7])

@@ -101,6 +101,8 @@ def test_shared_values_with_another_pattern() -> None:
         W = torch.sparse_csr_tensor(torch.tensor([0, 1, 2, 3]), columns, values, (3, 7))
         assert torch.equal(weights.as_matrix(W).to_dense(), W.to_dense()), i
         del W, columns
+    for storages, _ in list(weights._by_tensor.values())[:-1]:
+        assert weights._gone(storages), "freed indices are noticed though the values live"
 
 
 def test_no_more_than_the_limit_is_kept(
