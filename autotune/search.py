@@ -24,8 +24,6 @@ from sparse_triton.records import Trial
 
 # Proposals in a row that bring nothing new before a sampler counts as having run dry.
 DRY = 100
-# Timed configurations a family may show before it can be given up (one, where each is dear).
-FAIR_TRIALS = 8
 # What a configuration without a time counts as, in log(time) above dense.
 PENALTY = 5.0
 SPILL = "spill_bytes"

@@ -7,6 +7,7 @@ CPU  the minimum of several calls, because everything else only adds
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import statistics
 import time
@@ -62,11 +63,17 @@ class GraphTimer:
         return [start.elapsed_time(stop) * 1e3 / self.launches for start, stop in events]
 
 
+@functools.cache
+def _side_stream(device_index: int) -> torch.cuda.Stream:
+    """One for all captures: libraries keep a workspace for each stream they see."""
+    return torch.cuda.Stream(device_index)
+
+
 def _capture(call: Call, launches: int) -> torch.cuda.CUDAGraph:
     """``launches`` calls as a graph. ``torch.cuda.graph`` would collect garbage each time."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.stream(_side_stream(torch.cuda.current_device())):
         call()  # some libraries set up a handle for each stream
         torch.cuda.synchronize()
         graph.capture_begin()
