@@ -42,7 +42,7 @@ class Worker:
         self.errors = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - ``end`` closes it
         self.pipe, theirs = Pipe()
         env = os.environ | {
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path),
             "CUDA_VISIBLE_DEVICES": "",
             "TRITON_CACHE_DIR": knobs.cache.dir,
             "OMP_NUM_THREADS": "1",

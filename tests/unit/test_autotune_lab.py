@@ -221,39 +221,47 @@ def test_faster_means_beyond_noise() -> None:
     assert faster(Timing(9.7, 9.6, 9.8), a)
 
 
-@pytest.mark.parametrize(
-    "setting,off,on",
-    [
-        ("", "'none'", "'none'"),
-        ("matmul.allow_tf32 = True", "'ieee'", "'tf32'"),
-        ("torch.set_float32_matmul_precision('medium')", "'ieee'", "'tf32'"),
-        ("matmul.fp32_precision = 'tf32'", "'ieee'", "'tf32'"),
-        ("matmul.fp32_precision = 'ieee'", "'ieee'", "'ieee'"),
-    ],
-)
-def test_dense_is_held_to_full_precision_and_settings_come_back(
-    setting: str, off: str, on: str
-) -> None:
-    """In a process each: PyTorch has two switches for TF32, which must not disagree."""
-    code = (
-        "import torch\n"
-        "from autotune.timing import full_precision\n"
-        "matmul = torch.backends.cuda.matmul\n"
-        f"{setting}\n"
-        "def legacy():\n"
-        "    try: return matmul.allow_tf32\n"
-        "    except RuntimeError: return 'mixed'\n"
-        "before = legacy()\n"
-        "try:\n"
-        "    with full_precision():\n"
-        f"        assert matmul.fp32_precision == {off} and legacy() is False, legacy()\n"
-        "        assert not matmul.allow_bf16_reduced_precision_reduction\n"
-        "        raise KeyError\n"
-        "except KeyError: pass\n"
-        f"assert matmul.fp32_precision == {on} and legacy() == before\n"
-        "assert matmul.allow_bf16_reduced_precision_reduction\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+TF32_SETTINGS = [
+    ("", "none", "none"),
+    ("matmul.allow_tf32 = True", "ieee", "tf32"),
+    ("torch.set_float32_matmul_precision('medium')", "ieee", "tf32"),
+    ("matmul.fp32_precision = 'tf32'", "ieee", "tf32"),
+    ("matmul.fp32_precision = 'ieee'", "ieee", "ieee"),
+]
+TF32_CHECK = """
+import os, sys, torch
+from autotune.timing import full_precision
+matmul = torch.backends.cuda.matmul
+def older():
+    try:
+        return matmul.allow_tf32
+    except RuntimeError:
+        return "they disagree"
+def check(setting, during, after):
+    exec(setting)
+    before = older()
+    try:
+        with full_precision():
+            assert matmul.fp32_precision == during and older() is False, (setting, older())
+            assert not matmul.allow_bf16_reduced_precision_reduction
+            raise KeyError
+    except KeyError:
+        pass
+    assert matmul.fp32_precision == after and older() == before, setting
+    assert matmul.allow_bf16_reduced_precision_reduction
+for case in eval(sys.argv[1]):
+    pid = os.fork()
+    if pid == 0:
+        check(*case)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_dense_is_held_to_full_precision_and_settings_come_back() -> None:
+    """In a process for each: PyTorch has two switches for TF32, which must not disagree."""
+    command = [sys.executable, "-c", TF32_CHECK, repr(TF32_SETTINGS)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
