@@ -6,6 +6,7 @@ the ``arrays`` and ``scalars`` of its source, and ends with its ``constants``.
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 import subprocess
@@ -55,7 +56,7 @@ class KernelSource:
 
 @dataclass(frozen=True, eq=False)
 class TritonKernel:
-    """A compiled kernel, not yet on a device."""
+    """A compiled kernel, not yet on a device. Sources that differ in data share ``compiled``."""
 
     source: KernelSource
     compiled: CompiledKernel
@@ -63,12 +64,32 @@ class TritonKernel:
     def bind(self, device: torch.device) -> Run:
         """Load the code, upload the arrays, and return the launch: about 5 us of host time."""
         with torch.cuda.device(device):
-            try:
-                call = self.compiled.run  # loads the module on first use
-            except TritonError as e:
-                raise BuildError(f"{self.compiled.name} does not fit on this device: {e}") from e
+            loaded = _load(self.compiled, device)
             arrays = [_upload(a, device) for a in self.source.arrays.values()]
-        return _launcher(self, call, arrays)
+        return _launcher(self, loaded, arrays)
+
+
+_loaded: weakref.WeakValueDictionary[tuple[int, torch.device], CompiledKernel] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def _load(compiled: CompiledKernel, device: torch.device) -> CompiledKernel:
+    """The code on a device, once: a loaded kernel belongs to one device, so each has a copy.
+
+    Launches keep both alive.
+    """
+    key = (id(compiled), device)
+    loaded = _loaded.get(key)
+    if loaded is None:
+        loaded = copy.copy(compiled)
+        try:
+            loaded._init_handles()
+        except TritonError as e:
+            raise BuildError(f"{compiled.name} does not fit on this device: {e}") from e
+        compiled.n_regs, compiled.n_spills = loaded.n_regs, loaded.n_spills
+        _loaded[key] = loaded
+    return loaded
 
 
 _uploads: weakref.WeakValueDictionary[tuple[int, torch.device], torch.Tensor] = (
@@ -85,16 +106,16 @@ def _upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     return tensor
 
 
-def _launcher(kernel: TritonKernel, call: Any, arrays: list[torch.Tensor]) -> Run:
-    source, compiled = kernel.source, kernel.compiled
+def _launcher(kernel: TritonKernel, loaded: CompiledKernel, arrays: list[torch.Tensor]) -> Run:
+    source, call = kernel.source, loaded.run
     rest = (
         *(a.data_ptr() for a in arrays),
         *source.scalars.values(),
         *(None for _ in source.constants),
     )
     gx, gy, gz = source.grid
-    function, metadata = compiled.function, compiled.packed_metadata
-    current_stream = driver.active.get_current_stream
+    function, metadata = loaded.function, loaded.packed_metadata
+    current_device, current_stream = torch.cuda.current_device, driver.active.get_current_stream
     index = arrays[0].device.index
 
     def run(
@@ -102,8 +123,11 @@ def _launcher(kernel: TritonKernel, call: Any, arrays: list[torch.Tensor]) -> Ru
         Y: torch.Tensor,
         bias: torch.Tensor | None,
         residual: torch.Tensor | None,
-        _keep_alive: tuple[Any, ...] = (kernel, arrays),
+        _keep_alive: tuple[Any, ...] = (kernel, loaded, arrays),
     ) -> None:
+        if current_device() != index:
+            with torch.cuda.device(index):
+                return run(X, Y, bias, residual)
         call(
             gx, gy, gz, current_stream(index), function, metadata, None, None, None,
             X.data_ptr(), Y.data_ptr(),
@@ -115,23 +139,36 @@ def _launcher(kernel: TritonKernel, call: Any, arrays: list[torch.Tensor]) -> Ru
     return run
 
 
+_compiled: weakref.WeakValueDictionary[tuple[Any, ...], CompiledKernel] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def forget() -> None:
+    """Drop what this process compiled: the next build asks Triton's disk cache again."""
+    _compiled.clear()
+
+
 def compile_kernel(source: KernelSource, arch: int) -> TritonKernel:
     """Compile for compute capability ``arch`` (90 for sm_90).
 
     Raises ``BuildError`` with the compiler's words.
     """
-    ast = ASTSource(
-        fn=source.fn,
-        signature=_signature(source),
-        constexprs=_constexprs(source),
-        attrs=_attributes(source),
-    )
     options = {"num_warps": source.num_warps, "enable_fp_fusion": True, **source.options}
-    try:
-        compiled = triton.compile(ast, target=GPUTarget("cuda", arch, 32), options=options)
-    except (TritonError, RuntimeError) as e:
-        reason = str(e).partition("Repro command")[0].strip()[:2000]
-        raise BuildError(f"{source.fn.__name__} does not compile for sm_{arch}: {reason}") from None
+    signature, constexprs, attributes = _signature(source), _constexprs(source), _attributes(source)
+    key = (source.fn.__name__, arch, *(tuple(d.items()) for d in (options, signature, constexprs)))
+    key += tuple(attributes)
+    compiled = _compiled.get(key)
+    if compiled is None:
+        ast = ASTSource(source.fn, signature, constexprs, attributes)
+        try:
+            compiled = triton.compile(ast, target=GPUTarget("cuda", arch, 32), options=options)
+        except (TritonError, RuntimeError) as e:
+            reason = str(e).partition("Repro command")[0].strip()[:2000]
+            raise BuildError(
+                f"{source.fn.__name__} does not compile for sm_{arch}: {reason}"
+            ) from None
+        _compiled[key] = compiled
     return TritonKernel(source, compiled)
 
 

@@ -18,6 +18,7 @@ from autotune.archive import export_archive, import_archive, merge, select
 from autotune.kernel_files import regrouped
 from autotune.kernel_names import kernel_names
 from autotune.prune import TEMPORARY_AGE_S, age_days, prune
+from sparse_triton.build import forget
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device, environment
 from sparse_triton.errors import StoreError
@@ -174,6 +175,7 @@ def test_nothing_is_written_outside(
 def test_kernels_arrive_ready(tmp_path: Path, ours: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled here, exported, imported into another cache: building there compiles nothing."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "here"))
+    forget()
     plan = plan_spmm(PROBLEM, CONFIG, W.csr, GPU)
     kernel = plan.family.build(plan)
     with kernel_names(kernel) as names:
@@ -192,6 +194,7 @@ def test_kernels_arrive_ready(tmp_path: Path, ours: Store, monkeypatch: pytest.M
     assert import_archive(path, ours, with_kernels=True)["kernels"] == 1
     hits: list[bool] = []
     monkeypatch.setattr(knobs.compilation, "listener", lambda **e: hits.append(e["cache_hit"]))
+    forget()
     there = plan.family.build(plan)
     assert hits == [True]
     assert there.compiled.asm["cubin"] == kernel.compiled.asm["cubin"]  # type: ignore[attr-defined]
@@ -202,12 +205,14 @@ def test_a_moved_cache_without_new_paths_misses(
 ) -> None:
     """Why the group files are rewritten. If Triton ever stops missing, that can go."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "here"))
+    forget()
     plan = plan_spmm(PROBLEM, CONFIG, W.csr, GPU)
     plan.family.build(plan)
     shutil.move(tmp_path / "here", tmp_path / "there")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "there"))
     hits: list[bool] = []
     monkeypatch.setattr(knobs.compilation, "listener", lambda **e: hits.append(e["cache_hit"]))
+    forget()
     plan.family.build(plan)
     assert hits == [False]
 
