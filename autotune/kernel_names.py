@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+_stubs: dict[str, list[str]] = {}  # folders of the launch stubs, by the kernel's hash
+
 
 @contextlib.contextmanager
 def kernel_names(kernel: Any) -> Iterator[list[str]]:
@@ -33,7 +35,9 @@ def kernel_names(kernel: Any) -> Iterator[list[str]]:
             if not (override or dump):
                 names.append(key)
 
-    names.append(get_cache_manager(digest).key)
     with knobs.cache.scope():
         knobs.cache.manager_class = Recorder
         yield names
+    # A kernel that was loaded before asks for no stub again.
+    stubs = _stubs.setdefault(digest, list(names))
+    names[:] = [get_cache_manager(digest).key, *(names or stubs)]
