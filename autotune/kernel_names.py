@@ -38,6 +38,6 @@ def kernel_names(kernel: Any) -> Iterator[list[str]]:
     with knobs.cache.scope():
         knobs.cache.manager_class = Recorder
         yield names
-    # A kernel that was loaded before asks for no stub again.
-    stubs = _stubs.setdefault(digest, list(names))
-    names[:] = [get_cache_manager(digest).key, *(names or stubs)]
+    if names:  # a kernel that was loaded before asks for no stub again
+        _stubs[digest] = list(names)
+    names[:] = [get_cache_manager(digest).key, *_stubs.get(digest, ())]
