@@ -1,4 +1,4 @@
-"""``python -m benchmarks {spmm,host,readme}``: every table of the README, on the device at hand."""
+"""``python -m benchmarks {spmm,tuned,host,readme}``: every table of the README, on the device at hand."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def _parser() -> argparse.ArgumentParser:
     spmm.add_argument("--no-csr", action="store_true", help="leave out torch CSR, which is slow")
     _outputs(spmm)
     spmm.set_defaults(command=_spmm)
+    tuned = commands.add_parser("tuned", help="tuned against heuristic on the same problems")
+    tuned.add_argument("--data", help="folder of problems.json (default: $SPARSE_TRITON_DATA)")
+    tuned.add_argument("--sparsity", default="0.9,0.95")
+    tuned.add_argument("--budget", default="quick", choices=("quick", "full", "exhaustive"))
+    tuned.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    tuned.set_defaults(command=_tuned)
     calls = commands.add_parser("host", help="host time of one eager call")
     _outputs(calls)
     calls.set_defaults(command=_host)
@@ -74,6 +80,15 @@ def _spmm_cpu(args: argparse.Namespace) -> None:
     facts = environment(Device.of(torch.device("cpu")))
     _finish(args, {"benchmark": "spmm_cpu", "environment": facts, "rows": rows})
     print(cpu_spmm.table(rows))
+
+
+def _tuned(args: argparse.Namespace) -> None:
+    from benchmarks import tuned
+
+    rows = tuned.run(data_folder(args.data), tuple(args.sparsity.split(",")), args.budget)
+    facts = environment(Device.of(torch.device(_here())))
+    _finish(args, {"benchmark": "tuned", "environment": facts, "rows": rows})
+    print(tuned.table(rows))
 
 
 def _host(args: argparse.Namespace) -> None:

@@ -1,16 +1,12 @@
-"""Tuned against heuristic on the paper's problems: ``python -m benchmarks.tuned --data DIR``.
+"""What tuning brings on the paper's problems: winner against heuristic, a fixed choice, and dense.
 
-Each problem is tuned (or resumed: the store remembers), then winner, heuristic and dense are
-measured interleaved in one run. The heuristic is ``plan.default_config``: what a call takes when
-nothing is stored.
+All problems are tuned in one warm-up (the store remembers, so a second run only measures); then the
+four are measured interleaved, in one run. The heuristic is ``plan.default_config``: what a call takes
+when nothing is stored. The fixed choice has the same sizes for every problem.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,80 +15,66 @@ import torch
 import autotune
 from autotune.bench import LiveBench
 from autotune.space import DENSE
-from autotune.table import table
-from benchmarks.problems import PaperProblem, data_folder, paper_problems
-from sparse_triton.device import Device, environment
+from autotune.table import table as text_table
+from benchmarks.problems import PaperProblem, paper_problems
+from benchmarks.report import geometric_mean
+from sparse_triton.choose import choose
+from sparse_triton.config import KernelConfig, ceil_div
+from sparse_triton.device import Device
+from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import default_config
+from sparse_triton.problem import SpmmProblem
 
+Row = dict[str, Any]
 COLUMNS = (
-    "problem", "sparsity", "winner", "us", "heuristic us", "dense us",
-    "x heuristic", "x dense", "s",
+    "problem", "sparsity", "winner", "us", "heuristic us", "fixed us", "dense us",
+    "x heuristic", "x fixed", "x dense",
 )  # fmt: skip
+AGAINST = ("heuristic", "fixed", "dense")
 
 
-def measure(problem: PaperProblem, args: argparse.Namespace) -> dict[str, Any]:
-    """One row: microseconds of the three, and the seconds tuning took."""
-    W, device = problem.load(), torch.device(args.device)
-    started = time.monotonic()
-    result = autotune.tune(
-        W, problem.N, args.budget, args.store, device=device, jobs=args.jobs, seconds=args.seconds
+def run(folder: Path, sparsities: tuple[str, ...], budget: str) -> list[Row]:
+    """A row a problem: µs of the four, and what the winner gains."""
+    problems = list(paper_problems(folder, sparsities))
+    weights = {f"{p.name} {p.sparsity}": p.load() for p in problems}
+    columns = {f"{p.name} {p.sparsity}": (p.N,) for p in problems}
+    autotune.warmup(weights, n_map=columns, budget=budget, every_instance=True, quiet=False)
+    return [_row(p, weights[f"{p.name} {p.sparsity}"]) for p in problems]
+
+
+def _row(paper: PaperProblem, W: SparseMatrix) -> Row:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = Device.of(device)
+    problem = SpmmProblem(paper.M, paper.K, paper.N, W.nnz)
+    winner = choose(problem, W.pattern_hash, facts).config
+    configs = [winner, default_config(problem, facts), _fixed(problem, facts), DENSE]
+    us, *others = (t.us for t in LiveBench(W, problem, device).compare(configs))
+    row: Row = {"problem": paper.name, "sparsity": paper.sparsity, "winner": str(winner)}
+    row |= {"heuristic": str(configs[1]), "fixed": str(configs[2]), "us": round(us, 3)}
+    for name, other in zip(AGAINST, others, strict=True):
+        row[f"{name} us"] = round(other, 3)
+        row[f"x {name}"] = round(other / us, 3)
+    return row
+
+
+def _fixed(problem: SpmmProblem, device: Device) -> KernelConfig:
+    """4 rows x 32 columns, K in four, on a GPU; 32 rows x 128 columns on a CPU."""
+    if device.kind == "cpu":
+        return KernelConfig("cpu", ceil_div(problem.M, 32), ceil_div(problem.N, 128))
+    return KernelConfig(
+        "gather",
+        M_blocks=ceil_div(problem.M, 4),
+        N_blocks=ceil_div(problem.N, 32),
+        Gy=4,
+        row_blocks="sorted",
+        prefetch=4,
     )
-    seconds = time.monotonic() - started
-    key = result.entry.key
-    heuristic = default_config(key.problem, Device.of(device))
-    bench = LiveBench(W, key.problem, device)
-    winner_us, heuristic_us, dense_us = (
-        t.us for t in bench.compare([result.config, heuristic, DENSE])
-    )
-    return {
-        "problem": problem.name,
-        "sparsity": problem.sparsity,
-        "winner": str(result.config),
-        "heuristic": str(heuristic),
-        "us": round(winner_us, 3),
-        "heuristic us": round(heuristic_us, 3),
-        "dense us": round(dense_us, 3),
-        "x heuristic": round(heuristic_us / winner_us, 3),
-        "x dense": round(dense_us / winner_us, 3),
-        "s": round(seconds, 1),
-        "outcomes": dict(result.entry.outcomes()),
-    }
 
 
-def mean(rows: list[dict[str, Any]], column: str) -> float:
-    """Geometric mean."""
-    return math.exp(sum(math.log(r[column]) for r in rows) / len(rows))
-
-
-def main() -> None:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.tuned", description=__doc__)
-    p.add_argument("--data", help="folder of problems.json (default: $SPARSE_TRITON_DATA)")
-    p.add_argument("--sparsity", default="0.9,0.95")
-    p.add_argument("--budget", default="quick", choices=tuple(autotune.BUDGETS))
-    p.add_argument("--seconds", type=float)
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--jobs", type=int)
-    p.add_argument("--store", type=Path)
-    p.add_argument("--only", default="", help="problem numbers, e.g. 1,3,11")
-    p.add_argument("--json", type=Path, metavar="FILE")
-    args = p.parse_args()
-    only = {int(n) for n in args.only.split(",") if n}
-    rows = []
-    for problem in paper_problems(data_folder(args.data), tuple(args.sparsity.split(","))):
-        if not only or problem.number in only:
-            rows.append(measure(problem, args))
-            print(table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
-    print("\n" + table(rows, COLUMNS))
+def table(rows: list[Row]) -> str:
+    lines = [text_table(rows, COLUMNS), ""]
     for sparsity in sorted({r["sparsity"] for r in rows}):
         mine = [r for r in rows if r["sparsity"] == sparsity]
-        print(
-            f"geometric mean of {len(mine)} problems at {sparsity}: "
-            f"{mean(mine, 'x heuristic'):.2f} x heuristic, {mean(mine, 'x dense'):.2f} x dense"
-        )
-    if args.json:
-        env = environment(Device.of(torch.device(args.device)))
-        args.json.write_text(json.dumps({"environment": env, "rows": rows}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        means = (f"{geometric_mean(r[f'x {n}'] for r in mine):.2f} x {n}" for n in AGAINST)
+        lines.append(f"geometric mean, {len(mine)} problems at {sparsity}: {', '.join(means)}")
+    return "\n".join(lines)
