@@ -1,4 +1,4 @@
-"""``python -m benchmarks {spmm,tuned,host,readme}``: every table of the README, on the device at hand."""
+"""``python -m benchmarks {spmm,tuned,host,readme}``: every table of the README, measured here."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What tuning brings on the paper's problems: winner against heuristic, a fixed choice, and dense.
 
 All problems are tuned in one warm-up (the store remembers, so a second run only measures); then the
-four are measured interleaved, in one run. The heuristic is ``plan.default_config``: what a call takes
-when nothing is stored. The fixed choice has the same sizes for every problem.
+four are measured interleaved, in one run. The heuristic is ``plan.default_config``: what a call
+takes when nothing is stored. The fixed choice has the same sizes for every problem.
 """
 
 from __future__ import annotations
