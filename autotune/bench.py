@@ -23,8 +23,8 @@ from autotune.worker import Built, Job, save_csr
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import BuildError, SparseTritonError
+from sparse_triton.kernel import Run
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.kernels.family import Run
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import Plan, plan_spmm
 from sparse_triton.problem import SpmmProblem

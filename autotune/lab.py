@@ -16,7 +16,7 @@ import torch
 
 from autotune.timing import Call, full_precision
 from sparse_triton.config import KernelConfig
-from sparse_triton.kernels.family import Run
+from sparse_triton.kernel import Run
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.numerics import error_bound
 from sparse_triton.problem import Epilogue, SpmmProblem

@@ -27,7 +27,7 @@ from triton.errors import TritonError
 from triton.runtime.driver import driver
 
 from sparse_triton.errors import BuildError
-from sparse_triton.kernels.family import Run
+from sparse_triton.kernel import Run
 
 POINTER = {
     "float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16",

@@ -72,9 +72,13 @@ _prepared: weakref.WeakSet[SparseMatrix] = weakref.WeakSet()
 
 
 def forget(pattern_hash: str | None = None) -> None:
-    """Drop the launches of one pattern, or all: the next call looks its configuration up again."""
+    """Drop the launches of one pattern, or all: the next call looks its configuration up again.
+
+    A captured CUDA graph may still run the old ones, so they live as long as the weight.
+    """
     for W in list(_prepared):
-        if pattern_hash in (None, W.pattern_hash):
+        if pattern_hash in (None, W.pattern_hash) and W.launchers:
+            W.retired.append(dict(W.launchers))
             W.launchers.clear()
 
 
@@ -121,8 +125,8 @@ def prepare(W: SparseMatrix, call: Call, config: KernelConfig | None = None) -> 
         tune_first(W, problem, device)
         config = choose(problem, W.pattern_hash, facts).config
         _prepared.add(W)
-    run = plan_spmm(problem, config, W.csr, facts)
-    return _launch(run.family.build(run).bind(device), problem, call)
+    plan = plan_spmm(problem, config, W.csr, facts)
+    return _launch(plan.family.build(plan).bind(device), problem, call)
 
 
 def _launch(run: Callable[..., None], problem: SpmmProblem, call: Call) -> Launch:

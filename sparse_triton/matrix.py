@@ -54,8 +54,9 @@ class SparseMatrix:
         first = LIVE.setdefault((self.weight_id, self.device), self)
         self._first: SparseMatrix | None = None if first is self else first
         self.launchers: dict[Any, Any] = {}  # the executor's: problem -> ready launch
+        self.retired: list[dict[Any, Any]] = []
         if self._first is not None:
-            self.launchers = first.launchers
+            self.launchers, self.retired = first.launchers, first.retired
             self.row_offsets, self.column_indices = first.row_offsets, first.column_indices
             self.values = first.values
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, powers_of_two
 from sparse_triton.device import Device
-from sparse_triton.kernels.family import Family, Kernel, Run, Space
+from sparse_triton.kernel import Kernel, Run
+from sparse_triton.kernels.family import Family, Space
 from sparse_triton.partition import NO_ROW, block_entries, group_entries, partition_rows
 from sparse_triton.pattern import CSR, Float32, Int32, Int64
 from sparse_triton.problem import SpmmProblem

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.kernels.family import Family, Kernel, Run, Space
+from sparse_triton.kernel import Kernel, Run
+from sparse_triton.kernels.family import Family, Space
 from sparse_triton.problem import Epilogue, Layout, SpmmProblem
 
 if TYPE_CHECKING:

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
+from sparse_triton.kernel import Kernel
 from sparse_triton.problem import SpmmProblem
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
-Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None], None]
 Space = Mapping[str, tuple[Any, ...]]
-
-
-class Kernel(Protocol):
-    """A built kernel. ``bind`` uploads what it reads and returns ``run(X, Y, bias, residual)``.
-
-    All tensors are dense and 16-byte aligned. X is [batch, K, N] (layout "row") or [batch, N, K]
-    ("column"), Y and residual [batch, M, N] or [batch, N, M], with any split of the leading
-    dimension; bias is [M]. ``run`` fills Y. It neither synchronises nor compiles, so it may be
-    captured in a CUDA graph.
-    """
-
-    def bind(self, device: torch.device) -> Run: ...
 
 
 class Family(ABC):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two, powers_of_two
 from sparse_triton.device import Device
-from sparse_triton.kernels.family import Family, Kernel, Space
+from sparse_triton.kernel import Kernel
+from sparse_triton.kernels.family import Family, Space
 from sparse_triton.kernels.gather.limits import gather_why_not
 from sparse_triton.kernels.gather.pack import packed_for
 from sparse_triton.partition import NO_ROW

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, powers_of_two
 from sparse_triton.device import Device
-from sparse_triton.kernels.family import Family, Kernel, Space
+from sparse_triton.kernel import Kernel
+from sparse_triton.kernels.family import Family, Space
 from sparse_triton.kernels.unrolled.interpreter import interpret
 from sparse_triton.kernels.unrolled.limits import problem_why_not, resources_why_not, shape_why_not
 from sparse_triton.kernels.unrolled.schedule import unrolled_program
