@@ -34,7 +34,11 @@ class Ceilings:
         )
 
     def floor_us(self, problem: SpmmProblem) -> float:
-        """Launch plus the longer of least traffic and useful arithmetic."""
+        """Launch plus the longer of least traffic and useful arithmetic.
+
+        Traffic counts as memory's: what a replayed graph finds in L2 comes faster, so that times
+        may lie below this floor.
+        """
         traffic = problem.min_bytes / self.bytes_per_us
         return self.launch_us + max(traffic, problem.flop / self.flop_per_us)
 

@@ -56,6 +56,19 @@ def summary(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def tuning_gain(rows: list[Row]) -> str:
+    """What tuned configurations gained over the heuristic's, where a row has one."""
+    tuned = [r for r in rows if r["choice"] == "stored"]
+    parts = []
+    for (batch, sparsity), group in groups(tuned).items():
+        gains = [r["us"][r["heuristic"]]["us"] / r["us"]["spmm"]["us"] for r in group]
+        parts.append(
+            f"{geometric_mean(gains):.2f} × (most {max(gains):.2f}) on {len(group)} problems at "
+            f"{float(sparsity):.0%}, batch {batch}"
+        )
+    return "; ".join(parts)
+
+
 def details(rows: list[Row]) -> str:
     """One line a problem, µs."""
     names = [n for n in COLUMNS if any(n in r["us"] for r in rows)]

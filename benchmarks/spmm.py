@@ -28,7 +28,7 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.executor import Call, prepare, problem_of
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.plan import plan_spmm, why_not
+from sparse_triton.plan import default_config, plan_spmm, why_not
 from sparse_triton.problem import SpmmProblem
 from sparse_triton.verify import call_ratio
 
@@ -111,6 +111,7 @@ def _row(case: Case, W: SparseMatrix, ceilings: Ceilings, csr: bool) -> Row:
         "t4_speedup": case.paper.t4_speedup,
         "floor_us": round(ceilings.floor_us(problem), 3),
         "choice": choose(problem, W.pattern_hash, facts).source,
+        "heuristic": default_config(problem, facts).kernel,
         "config": {name: str(config) for name, config in configs.items()},
         "error_over_bound": errors,
         "us": {n: t.to_dict() for n, t in zip(contestants, timings, strict=True)},

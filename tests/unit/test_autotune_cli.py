@@ -26,7 +26,7 @@ from sparse_triton.store import Store
 from tests.support import weight
 from tests.unit.test_autotune_weights import write_npz, write_smtx
 
-RECORDING = Path(__file__).parents[1] / "data" / "replay_synthetic.json.gz"
+RECORDING = Path(__file__).parents[1] / "data" / "replay_h100.json.gz"
 TINY = autotune.Budget("tiny", 4, 2.0, "random")
 
 
