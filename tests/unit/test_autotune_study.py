@@ -17,7 +17,7 @@ from autotune.tuning import Study, TuneResult, Tuning
 from sparse_triton.config import KernelConfig
 from sparse_triton.errors import InputError, StoreError
 from sparse_triton.plan import default_config, why_not
-from sparse_triton.records import Entry, Timing, Trial
+from sparse_triton.records import Best, Entry, Timing, Trial
 from sparse_triton.store import Store
 
 RECORDING = Path(__file__).parents[1] / "data" / "replay_h100.json.gz"
@@ -211,10 +211,15 @@ def test_a_stale_study_starts_over_from_its_best(store: Store) -> None:
 
 
 def test_neighbours_are_seeds(store: Store) -> None:
-    first, _, _ = run(store, STUDIES[1])
-    sibling = replace(STUDIES[1], key=replace(STUDIES[1].key, pattern_hash="f" * 64))
-    _, bench, tuning = run(store, sibling)
-    assert first is not None and first.config in bench.measured[:8]
+    recording = STUDIES[1]
+    heuristic = default_config(recording.key.problem, recording.device)
+    theirs = next(t for t in recording.trials if t.timing and t.config not in (DENSE, heuristic))
+    assert theirs.timing is not None
+    sibling = replace(recording.key, pattern_hash="f" * 64)
+    best = Best(theirs.config, theirs.timing, None)
+    store.put(Entry(sibling, recording.device, best, (theirs,), {}, ""))
+    _, bench, tuning = run(store, recording)
+    assert theirs.config in bench.measured[:8]
     assert any(t.origin == "neighbour" for t in tuning.entry.trials)
 
 
