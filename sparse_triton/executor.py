@@ -126,7 +126,10 @@ def prepare(W: SparseMatrix, call: Call, config: KernelConfig | None = None) -> 
         config = choose(problem, W.pattern_hash, facts).config
         _prepared.add(W)
     plan = plan_spmm(problem, config, W.csr, facts)
-    return _launch(plan.family.build(plan).bind(device), problem, call)
+    run = plan.family.build(plan).bind(device)
+    if device.type == "cuda":  # what was uploaded is there before any other stream launches
+        torch.cuda.current_stream(device).synchronize()
+    return _launch(run, problem, call)
 
 
 def _launch(run: Callable[..., None], problem: SpmmProblem, call: Call) -> Launch:
