@@ -88,7 +88,10 @@ def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
 
 
 def _preferred_cpu(problem: SpmmProblem) -> tuple[str, ...]:
-    """Break-even depends on how good the dense call is: worst in float16 and at a few columns."""
+    """Break-even depends on how good the dense call is: worst in float16 and at a few columns.
+    Token-major X is turned first, which a weight with few entries a row of X does not pay for."""
+    if problem.x_layout == "column" and problem.N > 1 and problem.nnz < 2 * problem.K:
+        return ("dense",)
     dtypes = {problem.x_dtype, problem.w_dtype}
     if dtypes == {"float16"}:
         break_even = 0.0

@@ -188,6 +188,7 @@ class CpuKernel:
         arguments = self._arguments()
         workers = self._workers()
         wide = problem.x_dtype == "float32"
+        B, M, N = problem.batch, problem.M, problem.N
 
         def run(
             X: torch.Tensor,
@@ -195,9 +196,11 @@ class CpuKernel:
             bias: torch.Tensor | None,
             residual: torch.Tensor | None,
         ) -> None:
-            y = Y
+            y = Y if wide else torch.empty_like(Y, dtype=torch.float32)
+            if self.turns:
+                y = torch.empty((B, M, N), dtype=torch.float32)
             if not wide:
-                X, y = X.float(), torch.empty_like(Y, dtype=torch.float32)
+                X = X.float()
                 bias = None if bias is None else bias.float()
                 residual = None if residual is None else residual.float()
             x_y_bias_residual = (
@@ -213,16 +216,24 @@ class CpuKernel:
                     _region.release()
             else:
                 spmm_serial(*x_y_bias_residual, *arguments)
-            if y is not Y:
+            if self.turns:
+                Y.view(B, N, M).copy_(y.mT)
+            elif y is not Y:
                 Y.copy_(y)
 
         return run
+
+    @property
+    def turns(self) -> bool:
+        """Whether rows are computed and then turned into tokens: storing single elements M apart
+        costs several times as much. A token-major residual is read where y is written: not then."""
+        return self.plan.problem.y_layout == "column" and not self.plan.problem.epilogue.residual
 
     def _arguments(self) -> tuple[object, ...]:
         problem, config, packed = self.plan.problem, self.plan.config, self.packed
         M, K, N = problem.M, problem.K, problem.N
         x_strides = (N, 1) if problem.x_layout == "row" else (1, K)
-        y_strides = (N, 1) if problem.y_layout == "row" else (1, M)
+        y_strides = (N, 1) if problem.y_layout == "row" or self.turns else (1, M)
         return (
             packed.columns, packed.values, packed.starts, packed.rows,
             problem.batch, M, K, N, config.Gy, tile_width(problem, config),
