@@ -119,6 +119,7 @@ def _matrix_of(path: Path) -> SparseMatrix:
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError:
         raise InputError(
@@ -128,7 +129,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
         return dict(load_file(path))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except Exception as e:  # safetensors_rust.SafetensorError has no importable base
+    except (SafetensorError, OSError) as e:
         raise FileFormatError(f"{path} is not a readable .safetensors file: {e}") from e
 
 

@@ -89,8 +89,9 @@ def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
 
 def _preferred_cpu(problem: SpmmProblem) -> tuple[str, ...]:
     """Break-even depends on how good the dense call is: worst in float16 and at a few columns.
-    Token-major X is turned first, which a weight with few entries a row of X does not pay for."""
-    if problem.x_layout == "column" and problem.N > 1 and problem.nnz < 2 * problem.K:
+    Token-major X and Y are turned, which too few entries a row of X or of Y do not pay for."""
+    turned = problem.x_layout == "column" and problem.N > 1
+    if turned and problem.nnz < max(2 * problem.K, 8 * problem.M):
         return ("dense",)
     dtypes = {problem.x_dtype, problem.w_dtype}
     if dtypes == {"float16"}:
