@@ -125,10 +125,25 @@ def _readme(args: argparse.Namespace) -> None:
         "<details><summary>Every problem, µs</summary>\n\n"
         f"{report.details(rows)}\n\n</details>\n\n"
         "Host time of one eager call on the same machine (`python -m benchmarks host`):\n\n"
-        f"{host.table(calls['us'])}"
+        f"{host.table(calls['us'])}\n\n"
+        f"{_cpu_sentence(json.loads((RESULTS / 'spmm-cpu.json').read_text()))}"
     )
     text = args.readme.read_text()
     args.readme.write_text(report.replace_between(text, "benchmark", content))
+
+
+def _cpu_sentence(result: dict[str, Any]) -> str:
+    facts, rows = result["environment"], [r for r in result["rows"] if r["N"] in (256, 3136)]
+    gains = {
+        name: [r[f"{name}_us"] / r["cpu_us"] for r in rows] for name in ("dense", "csr_chunked")
+    }
+    dense, chunked = (f"{min(g):.1f} to {max(g):.1f} ×" for g in gains.values())
+    return (
+        f"On a CPU ({facts['device']} threads, torch {facts['torch']}, `python -m benchmarks spmm "
+        f"--device cpu`), {len(rows)} products of 512x2048 and 2048x512 weights at 90 and 95 % "
+        f"zeros with 256 and 3136 columns: {dense} torch dense, {chunked} torch CSR in chunks of "
+        "256 columns."
+    )
 
 
 if __name__ == "__main__":
