@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune import table
+from autotune import interrupt, table
 from autotune.budget import BUDGETS, SAMPLERS
 from autotune.weights_in import MIN_SPARSITY
 from sparse_triton.errors import SparseTritonError
@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 an error that is explained, 2 usage, 130 interrupted."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        with interrupt.noticed():
+            args.run(args)
     except KeyboardInterrupt:
         print(
             "\ninterrupted; every finished trial is stored: the same command goes on from here",

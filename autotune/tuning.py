@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from autotune import interrupt
 from autotune.bench import Bench, DeviceLost
 from autotune.budget import Budget
 from autotune.search import Search
@@ -132,6 +133,7 @@ class Tuning:
 
     def step(self, timeout_s: float = 1.0) -> bool:
         """Keep the bench busy and take one result, if one comes in time. False: nothing is left."""
+        interrupt.check()
         while self._may_ask():
             candidate = self.search.ask()
             if candidate is None:

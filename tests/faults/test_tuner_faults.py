@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import autotune
+from autotune import interrupt
 from sparse_triton.choose import choose
 from sparse_triton.device import Device
 from sparse_triton.records import Entry
@@ -236,3 +238,12 @@ def test_clock_skew(tmp_path: Path, shift_s: int) -> None:
         os.utime(path, (time.time() + shift_s,) * 2)
     again = autotune.tune(weight("random", 32, 64), 30, BUDGET, tmp_path, device=CPU)
     assert again.measured == 0 and again.entry.best == first.best
+
+
+def test_a_swallowed_interrupt_is_raised_at_the_next_step() -> None:
+    with interrupt.noticed():
+        with contextlib.suppress(KeyboardInterrupt):  # as a callback from C does
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()
+    interrupt.check()
