@@ -9,6 +9,16 @@ from sparse_triton import errors
 from sparse_triton.explain import Explanation, explain
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.ops import linear, spmm
+from sparse_triton.prune import prune_
 
 __version__ = "0.1.0"
-__all__ = ["Explanation", "SparseMatrix", "__version__", "errors", "explain", "linear", "spmm"]
+__all__ = [
+    "Explanation",
+    "SparseMatrix",
+    "__version__",
+    "errors",
+    "explain",
+    "linear",
+    "prune_",
+    "spmm",
+]
