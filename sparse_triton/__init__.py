@@ -5,7 +5,7 @@
 >>> Y = st.spmm(W, torch.randn(64, 100))
 """
 
-from sparse_triton import errors
+from sparse_triton import errors, nn
 from sparse_triton.explain import Explanation, explain
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.ops import linear, spmm
@@ -19,6 +19,7 @@ __all__ = [
     "errors",
     "explain",
     "linear",
+    "nn",
     "prune_",
     "spmm",
 ]

@@ -1,0 +1,61 @@
+"""``SparseLinear``: ``torch.nn.Linear`` with a pruned weight, an activation and a residual."""
+
+from __future__ import annotations
+
+import torch
+
+import sparse_triton.ops  # noqa: F401  registers the operator
+from sparse_triton.eager import is_plain
+from sparse_triton.executor import Call, execute
+from sparse_triton.matrix import SparseMatrix
+from sparse_triton.nn.base import SparseModule
+from sparse_triton.weights import as_matrix
+
+Tensor = torch.Tensor
+_spmm = torch.ops.sparse_triton.spmm.default
+
+
+class SparseLinear(SparseModule):
+    """``activation(X @ W.T + bias + residual)`` with W a constant; see ``sparse_triton.linear``.
+
+    Shapes  W [M, K]: a ``SparseMatrix``, or a dense or torch.sparse tensor; bias [M];
+            X [..., K]; residual and the result [..., M].
+    Error   ``sparse_triton.numerics.error_bound``, elementwise.
+
+    >>> import torch
+    >>> layer = SparseLinear(torch.tensor([[0.0, 2.0]]), activation="relu")
+    >>> layer(torch.tensor([[1.0, 3.0], [1.0, -3.0]]))
+    tensor([[6.],
+            [0.]])
+    """
+
+    def __init__(
+        self,
+        W: SparseMatrix | Tensor,
+        bias: Tensor | None = None,
+        *,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__(as_matrix(W), bias, activation)
+
+    @property
+    def out_features(self) -> int:
+        return self.matrix_shape[0]
+
+    @property
+    def in_features(self) -> int:
+        return self.matrix_shape[1]
+
+    def forward(self, X: Tensor, residual: Tensor | None = None) -> Tensor:
+        """X [..., K], residual [..., M] or None; the result is [..., M]."""
+        bias, activation = self.bias, self.activation
+        if is_plain(X, bias, residual) and not X.is_meta:
+            return execute(self.matrix, Call(X, bias, residual, activation, True))
+        if not torch.compiler.is_compiling() and not self.values.is_meta:
+            self.matrix  # noqa: B018  analysed again where the buffers have changed
+        M, K = self.matrix_shape
+        Y: Tensor = _spmm(
+            self.row_offsets, self.column_indices, self.values, X, bias, residual, activation,
+            True, False, M, K, self.weight_id,
+        )  # fmt: skip
+        return Y
