@@ -93,18 +93,18 @@ def test_load_state_dict(assign: bool) -> None:
 def test_load_state_dict_refuses() -> None:
     m, state = layer(), layer(1).state_dict()
     want = m.matrix.to_dense()
-    with pytest.raises(RuntimeError, match="row_offsets needs M \\+ 1 = 25 entries"):
+    with pytest.raises(RuntimeError, match=r"row_offsets needs M \+ 1 = 25 entries"):
         m.load_state_dict({**state, "row_offsets": state["row_offsets"][:-1]})
-    with pytest.raises(RuntimeError, match='Missing key.*"values"'):
+    with pytest.raises(RuntimeError, match=r'Missing key.*"values"'):
         m.load_state_dict({k: v for k, v in state.items() if k != "values"})
-    with pytest.raises(RuntimeError, match='Unexpected key.*"weight"'):
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"weight"'):
         m.load_state_dict({**state, "weight": torch.zeros(M, K)})
     with pytest.raises(RuntimeError, match="size mismatch for bias"):
         m.load_state_dict({**state, "bias": torch.zeros(M + 1)})
     m.load_state_dict(layer().state_dict())
     assert torch.equal(m.matrix.to_dense(), want)
     nested = torch.nn.Sequential(layer())
-    with pytest.raises(RuntimeError, match='Missing key.*"0.row_offsets"'):
+    with pytest.raises(RuntimeError, match=r'Missing key.*"0.row_offsets"'):
         nested.load_state_dict({})
 
 
@@ -131,7 +131,7 @@ def test_moves() -> None:
         low.bfloat16()
         assert right(low(X.bfloat16()), low, X.bfloat16())
     assert right(low(X.bfloat16()), low, X.bfloat16())
-    with pytest.raises(errors.DtypeError, match="float64; use .float"):
+    with pytest.raises(errors.DtypeError, match="got torch.float64"):
         m.double()(X)
 
 
