@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from sparse_triton.store import write_atomically, write_bytes_atomically
+from sparse_triton.atomic import write_atomically, write_bytes_atomically
 
 FOLDER = "kernels/"
 GROUP = "__grp__"

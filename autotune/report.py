@@ -8,9 +8,9 @@ from pathlib import Path
 
 from autotune.importance import importances
 from autotune.table import show_row
+from sparse_triton.atomic import write_atomically
 from sparse_triton.errors import InputError
 from sparse_triton.records import OUTCOMES, Entry, Trial
-from sparse_triton.store import write_atomically
 
 TOP = 15
 STYLE = """

@@ -1,7 +1,7 @@
 """Finds the sparse weights in whatever a user calls a model, and what they are multiplied with.
 
 ====================================  ======================================================
-``model.safetensors``                 every tensor of rank 2 or 4 (extra ``models``)
+``model.safetensors``                 every tensor of rank 2 or 4
 ``model.pt``, ``.pth``, ``.bin``      the same, of a state dict; nothing but tensors is unpickled
 a folder                              every ``.smtx`` and ``.npz`` below it
 ``package.module:function``           ``function()`` returns a model, or (model, example inputs)
@@ -118,13 +118,9 @@ def _matrix_of(path: Path) -> SparseMatrix:
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise InputError(
-            f"{path} needs the package safetensors: pip install 'sparse-triton[models]'"
-        ) from None
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return dict(load_file(path))
     except FileNotFoundError:

@@ -7,6 +7,7 @@
 
 from sparse_triton import errors, nn
 from sparse_triton.explain import Explanation, explain
+from sparse_triton.io import load, save
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.ops import linear, spmm
 from sparse_triton.prune import prune_
@@ -19,7 +20,9 @@ __all__ = [
     "errors",
     "explain",
     "linear",
+    "load",
     "nn",
     "prune_",
+    "save",
     "spmm",
 ]

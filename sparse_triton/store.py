@@ -12,11 +12,9 @@ folder that cannot be written costs one warning, and what was to be written is k
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 import filelock
 import platformdirs
 
+from sparse_triton.atomic import write_atomically
 from sparse_triton.device import Device
 from sparse_triton.errors import ConfigError, StoreError
 from sparse_triton.records import Entry, Key
@@ -209,27 +208,6 @@ class KeyLock:
 
     def __exit__(self, *_: Any) -> None:
         self.release()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """``path`` holds all of ``text`` or what it held before, whatever happens meanwhile."""
-    write_bytes_atomically(path, text.encode())
-
-
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """The same for bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(beside, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
 
 
 def _stamp(path: Path) -> Stamp:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from sparse_triton.atomic import write_atomically
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.problem import Epilogue, SpmmProblem
 from sparse_triton.records import Best, Entry, Key, Timing, Trial
-from sparse_triton.store import Store, as_store, default_store, write_atomically
+from sparse_triton.store import Store, as_store, default_store
 
 DEVICE = Device("cpu", "Some CPU x2", 0, cores=2)
 PROBLEM = SpmmProblem(64, 128, 256, 800, epilogue=Epilogue(bias=True, activation="relu"))
