@@ -24,10 +24,10 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import BuildError, SparseTritonError
 from sparse_triton.kernel import Run
-from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels import families_of
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import Plan, plan_spmm
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import Problem, SpmmProblem
 from sparse_triton.records import Timing, Trial
 
 KEPT = 6  # bound kernels kept for the final comparison
@@ -70,13 +70,14 @@ class LiveBench:
     def __init__(
         self,
         W: SparseMatrix,
-        problem: SpmmProblem,
+        problem: Problem,
         device: torch.device,
         pool: CompilePool | None = None,
     ) -> None:
         self.device, self.problem, self.pool = device, problem, pool
         self.facts = Device.of(device)
         self.csr = replace(W.csr, _memo={})  # packed forms of candidates die with the study
+        assert isinstance(problem, SpmmProblem)
         with quiet(device):
             self.lab = Lab(W, problem, device)
         self.capacity = 1 if pool is None else pool.jobs + max(2, pool.jobs // 4)
@@ -90,7 +91,7 @@ class LiveBench:
     # -- building ----------------------------------------------------------------------------
 
     def submit(self, config: KernelConfig, origin: str) -> None:
-        if self.pool is None or FAMILIES[config.kernel].device_kind != "cuda":
+        if self.pool is None or families_of(self.problem)[config.kernel].device_kind != "cuda":
             self.local.append(Ready(config, origin))
         elif self.timeouts.get(config.kernel, 0) >= HOPELESS:
             why = f"not compiled: {HOPELESS} {config.kernel} programs took too long for this weight"
@@ -131,7 +132,7 @@ class LiveBench:
             ready.kernel = job.parcel
         return ready
 
-    def _plan(self, config: KernelConfig) -> Plan:
+    def _plan(self, config: KernelConfig) -> Plan[Problem]:
         return plan_spmm(self.problem, config, self.csr, self.facts)
 
     def _kernel(self, ready: Ready) -> Any:
@@ -232,10 +233,10 @@ class DeviceLost(BuildError):
         self.config = config
 
 
-def _too_slow(pool: CompilePool, problem: SpmmProblem) -> dict[str, str]:
+def _too_slow(pool: CompilePool, problem: Problem) -> dict[str, str]:
     """Families that, by what they took so far, would exceed the time limit of a compilation."""
     out = {}
-    for kernel in FAMILIES:
+    for kernel in families_of(problem):
         seconds = problem.nnz * pool.seconds_per_nnz(kernel)
         if seconds > pool.timeout_s:
             out[kernel] = f"compiling {problem.nnz} non-zeros would take about {seconds:.0f} s"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from autotune.weights_in import Weight
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import Problem
 from sparse_triton.records import Key
 
 MAX_SPARSITY_STEP = 0.03  # siblings' sparsities differ by at most this
@@ -63,7 +63,7 @@ def _shape_key(job: Job) -> str:
     return repr(_without_nnz(job.key.problem))
 
 
-def _without_nnz(problem: SpmmProblem) -> SpmmProblem:
+def _without_nnz(problem: Problem) -> Problem:
     return replace(problem, nnz=0)
 
 

@@ -16,9 +16,9 @@ from optuna.distributions import (
 
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels import families_of
 from sparse_triton.plan import why_not
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import Problem
 
 KNOBS = ("M_blocks", "N_blocks", "Gy")
 DENSE = KernelConfig("dense")
@@ -36,10 +36,10 @@ class SearchSpace:
     families: Mapping[str, Mapping[str, tuple[Any, ...]]]
 
     @staticmethod
-    def of(problem: SpmmProblem, device: Device, left_out: Collection[str] = ()) -> SearchSpace:
+    def of(problem: Problem, device: Device, left_out: Collection[str] = ()) -> SearchSpace:
         """The families that can run the problem at all. Dense has nothing to search."""
         found = {}
-        for name, family in FAMILIES.items():
+        for name, family in families_of(problem).items():
             if name in (DENSE.kernel, *left_out) or family.device_kind not in (device.kind, "any"):
                 continue
             if why_not(problem, family.default_config(problem, device), device) is None:

@@ -23,7 +23,7 @@ from autotune.weights_in import MIN_SPARSITY, Weight, find_weights, with_columns
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.matrix import SparseMatrix
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import Problem
 from sparse_triton.records import Entry, Trial
 from sparse_triton.store import KeyLock, Store, as_store
 
@@ -32,7 +32,7 @@ SIBLING_TRIALS = SIBLING_CONFIGS + 2  # and dense, and the heuristic
 LOCKED_WAIT_S = 0.5  # when another process tunes all that is left
 AT_ONCE = 2  # studies that share the compile pool: one times while the other compiles
 
-BenchFor = Callable[[SparseMatrix, SpmmProblem, torch.device, CompilePool | None], Bench]
+BenchFor = Callable[[SparseMatrix, Problem, torch.device, CompilePool | None], Bench]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class WarmupResult:
     def measured(self) -> int:
         return sum(t.result.measured for t in self.tuned)
 
-    def count(self, problem: SpmmProblem, trial: Trial) -> None:
+    def count(self, problem: Problem, trial: Trial) -> None:
         if trial.kernels or trial.config.kernel not in ("dense", "cpu"):
             self.compiled += 1
             self.compiled_nnz += problem.nnz

@@ -16,7 +16,7 @@ from sparse_triton.device import Device
 from sparse_triton.errors import CaptureError, DeviceError, InputError, ShapeError
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.matrix import SparseMatrix
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import Problem, SpmmProblem
 from sparse_triton.records import Key, Trial
 from sparse_triton.store import Store, as_store
 from sparse_triton.weights import as_matrix
@@ -24,7 +24,7 @@ from sparse_triton.weights import as_matrix
 
 def tune(
     W: SparseMatrix | torch.Tensor,
-    problem: int | SpmmProblem,
+    problem: int | Problem,
     budget: str | Budget = "quick",
     store: Store | str | PathLike[str] | None = None,
     *,
@@ -93,7 +93,7 @@ def as_device(device: torch.device | str | None) -> torch.device:
     return where if where.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
-def as_problem(W: SparseMatrix, problem: int | SpmmProblem) -> SpmmProblem:
+def as_problem(W: SparseMatrix, problem: int | Problem) -> Problem:
     """The problem in full, checked against the weight."""
     dtype = str(W.dtype).removeprefix("torch.")
     M, K = W.shape

@@ -22,7 +22,7 @@ from sparse_triton import executor
 from sparse_triton.choose import fitted, neighbours, stale
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device, environment
-from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels import families_of
 from sparse_triton.plan import default_config, why_not
 from sparse_triton.records import Best, Entry, Key, Trial
 from sparse_triton.store import Store
@@ -118,7 +118,7 @@ class Tuning:
         study = self.study
         out = [
             (family.default_config(self.problem, study.device), "heuristic")
-            for name, family in FAMILIES.items()
+            for name, family in families_of(self.problem).items()
             if name in self.search.space.families
         ]
         if old is not None:
@@ -173,7 +173,7 @@ class Tuning:
     @property
     def total(self) -> int:
         """How many configurations will have been measured at the end, at most."""
-        return int(min(self._limit, len(self.search.space) + len(FAMILIES)))
+        return int(min(self._limit, len(self.search.space) + len(families_of(self.problem))))
 
     def _overtime(self) -> bool:
         limit = self.study.budget.seconds

@@ -20,7 +20,7 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.pattern import CSR
 from sparse_triton.plan import plan_spmm
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Job:
 
     number: int
     csr: Path
-    problem: SpmmProblem
+    problem: Problem
     config: KernelConfig
     device: Device
     parcel: Path

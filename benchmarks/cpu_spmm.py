@@ -17,8 +17,9 @@ import torch
 
 from benchmarks.problems import drawn
 from sparse_triton import SparseMatrix
+from sparse_triton.call import Call
 from sparse_triton.device import Device
-from sparse_triton.executor import Call, prepare, problem_of
+from sparse_triton.executor import prepare, problem_of
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.numerics import error_bound
 

@@ -23,10 +23,11 @@ from benchmarks.baselines import dense_calls, torch_csr_call
 from benchmarks.ceilings import Ceilings
 from benchmarks.problems import PaperProblem, paper_problems
 from sparse_triton import SparseMatrix
+from sparse_triton.call import Call
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.executor import Call, prepare, problem_of
+from sparse_triton.executor import prepare, problem_of
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.plan import default_config, plan_spmm, why_not
 from sparse_triton.problem import SpmmProblem

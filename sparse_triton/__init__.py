@@ -6,8 +6,10 @@
 """
 
 from sparse_triton import errors, nn
+from sparse_triton.conv_ops import conv2d, conv2d_pool
 from sparse_triton.explain import Explanation, explain
 from sparse_triton.io import load, save
+from sparse_triton.filter import SparseFilter
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.ops import linear, spmm
 from sparse_triton.prune import prune_
@@ -15,8 +17,11 @@ from sparse_triton.prune import prune_
 __version__ = "0.1.0"
 __all__ = [
     "Explanation",
+    "SparseFilter",
     "SparseMatrix",
     "__version__",
+    "conv2d",
+    "conv2d_pool",
     "errors",
     "explain",
     "linear",

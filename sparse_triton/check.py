@@ -23,24 +23,34 @@ def check_call(
     M, K = w_shape
     _check_x(X, K, token_major)
     if bias is not None:
-        _check_operand("bias", bias, (M,), X)
+        check_operand("bias", bias, (M,), X)
     if residual is not None:
         y_shape = (*X.shape[:-1], M) if token_major else (*X.shape[:-2], M, X.shape[-1])
-        _check_operand("residual", residual, y_shape, X)
+        check_operand("residual", residual, y_shape, X)
+    check_activation(activation)
+
+
+def check_activation(activation: str | None) -> None:
+    """The activation is one of the known ones, or none."""
     if activation is not None and activation not in ACTIVATIONS:
         raise ActivationError(
             f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
         )
 
 
-def _check_x(X: Tensor, K: int, token_major: bool) -> None:
-    form = "[..., K]" if token_major else "[..., K, N]"
+def check_dense(X: Tensor, form: str, fits: bool) -> None:
+    """X is a dense tensor of the rank that ``form`` shows, of a dtype that kernels compute in."""
     if X.layout is not torch.strided:
         raise ShapeError(f"X must be a dense tensor {form}, got {X.layout}; use X.to_dense()")
-    if X.ndim < (1 if token_major else 2):
+    if not fits:
         raise ShapeError(f"X must have shape {form}, got {tuple(X.shape)}")
     if X.dtype not in FLOAT_DTYPES:
         raise DtypeError(f"X must be float32, float16 or bfloat16, got {X.dtype}; use X.float()")
+
+
+def _check_x(X: Tensor, K: int, token_major: bool) -> None:
+    form = "[..., K]" if token_major else "[..., K, N]"
+    check_dense(X, form, X.ndim >= (1 if token_major else 2))
     got = X.shape[-1 if token_major else -2]
     if got != K:
         other = X.shape[-2 if token_major else -1] if X.ndim > 1 else None
@@ -48,7 +58,8 @@ def _check_x(X: Tensor, K: int, token_major: bool) -> None:
         raise ShapeError(f"W has K = {K} columns, X {form} has K = {got} in {tuple(X.shape)}{hint}")
 
 
-def _check_operand(name: str, t: Tensor, shape: tuple[int, ...], X: Tensor) -> None:
+def check_operand(name: str, t: Tensor, shape: tuple[int, ...], X: Tensor) -> None:
+    """An operand has its shape, and X's dtype and device."""
     if tuple(t.shape) != shape:
         raise ShapeError(f"{name} must have shape {shape}, got {tuple(t.shape)}")
     if t.dtype != X.dtype:
@@ -63,7 +74,7 @@ def check_out(
     out: Tensor, shape: tuple[int, ...], X: Tensor, bias: Tensor | None, residual: Tensor | None
 ) -> None:
     """``out`` must be Y's shape, dtype and device, and share no memory with what is read."""
-    _check_operand("out", out, shape, X)
+    check_operand("out", out, shape, X)
     for name, t in (("X", X), ("bias", bias), ("residual", residual)):
         if t is not None and _overlap(out, t):
             raise ShapeError(

@@ -28,7 +28,7 @@ from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device, driver_version, triton_version
 from sparse_triton.errors import InputError
 from sparse_triton.plan import default_config, why_not
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import ConvProblem, Problem
 from sparse_triton.records import Entry, Key
 from sparse_triton.store import Store, default_store
 
@@ -59,7 +59,7 @@ class Choice:
     dense_us: float | None = None
 
 
-def choose(problem: SpmmProblem, pattern_hash: str, device: Device) -> Choice:
+def choose(problem: Problem, pattern_hash: str, device: Device) -> Choice:
     """The configuration for a problem; repeated questions cost a dictionary look-up."""
     store = default_store()
     key = (problem, pattern_hash, device)
@@ -128,6 +128,8 @@ def distance(a: Key, b: Key, limit: float = MAX_DISTANCE) -> float:
     The same pattern always comes before another one, the same class before another class.
     """
     p, q = a.problem, b.problem
+    if p.kind != q.kind:
+        return math.inf
     columns = _log_ratio(p.N * p.batch, q.N * q.batch)
     same = a.pattern_hash == b.pattern_hash
     if same:
@@ -140,8 +142,11 @@ def distance(a: Key, b: Key, limit: float = MAX_DISTANCE) -> float:
     return d + (0 if same else OTHER_PATTERN) + (0 if _class(p) == _class(q) else OTHER_CLASS)
 
 
-def _class(p: SpmmProblem) -> tuple[object, ...]:
-    return p.x_dtype, p.w_dtype, p.x_layout, p.y_layout, p.batch > 1, p.epilogue
+def _class(p: Problem) -> tuple[object, ...]:
+    call = (p.x_dtype, p.w_dtype, p.x_layout, p.y_layout, p.batch > 1, p.epilogue)
+    if not isinstance(p, ConvProblem):
+        return call
+    return *call, p.R, p.S, p.stride, p.dilation, any(p.padding), p.groups > 1, p.pool
 
 
 def _log_ratio(a: int, b: int) -> float:
@@ -150,7 +155,7 @@ def _log_ratio(a: int, b: int) -> float:
     return abs(math.log2(a / b)) if a > 0 and b > 0 else math.inf
 
 
-def fitted(config: KernelConfig, tuned: SpmmProblem, wanted: SpmmProblem) -> KernelConfig:
+def fitted(config: KernelConfig, tuned: Problem, wanted: Problem) -> KernelConfig:
     """The configuration with counts scaled so that blocks keep their sizes."""
     return replace(
         config,
@@ -208,7 +213,7 @@ def autotune_mode() -> str:
     return mode
 
 
-def tune_first(W: SparseMatrix, problem: SpmmProblem, device: torch.device) -> None:
+def tune_first(W: SparseMatrix, problem: Problem, device: torch.device) -> None:
     """Tune an untuned problem if ``SPARSE_TRITON_AUTOTUNE`` asks for it and nothing is traced."""
     mode = autotune_mode()
     if mode == "off" or torch.compiler.is_compiling():

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from sparse_triton import weights
+from sparse_triton.call import Call
 from sparse_triton.check import check_call
 from sparse_triton.choose import Choice, choose
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import ShapeError
-from sparse_triton.executor import Call, problem_of
+from sparse_triton.executor import problem_of
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import why_not

@@ -216,7 +216,7 @@ class SparseMatrix:
         repeated.
         """
         v = torch.as_tensor(values).detach()
-        _check_dtype(v.dtype)
+        check_dtype(v.dtype)
         if v.ndim != 1:
             raise PatternError(f"values must have rank 1, got shape {tuple(v.shape)}")
         M, K = _extents(shape)
@@ -261,10 +261,11 @@ class SparseMatrix:
 def _check_weight(t: torch.Tensor) -> None:
     if t.ndim != 2:
         raise ShapeError(f"W must have rank 2 [M, K], got shape {tuple(t.shape)}")
-    _check_dtype(t.dtype)
+    check_dtype(t.dtype)
 
 
-def _check_dtype(dtype: torch.dtype) -> None:
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raise ``DtypeError`` unless a weight can have this dtype."""
     if dtype not in FLOAT_DTYPES:
         raise DtypeError(
             f"W must be float32, float16 or bfloat16, got {dtype}; use W.float() for a tensor, "

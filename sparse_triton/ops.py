@@ -8,17 +8,18 @@ a plain weight). The gradient with respect to X multiplies by W^T, which is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from sparse_triton import weights
+from sparse_triton.call import Call
 from sparse_triton.check import check_call, check_out
 from sparse_triton.eager import is_plain
 from sparse_triton.errors import InputError
-from sparse_triton.executor import Call, execute
-from sparse_triton.matrix import FLOAT_DTYPES, SparseMatrix
+from sparse_triton.executor import execute
+from sparse_triton.matrix import SparseMatrix
+from sparse_triton.registration import register, split_parts
 
 Tensor = torch.Tensor
 
@@ -180,7 +181,7 @@ def _fake_y(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keep the weight's parts and what the activation's slope needs: Y for relu, else inputs."""
-    parts, rest = _split(inputs)
+    parts, rest = split_parts(inputs)
     X, bias, residual, ctx.activation, ctx.token_major, ctx.transposed, *ctx.tail = rest
     ctx.has = (bias is not None, residual is not None)
     if ctx.activation == "relu":
@@ -189,12 +190,6 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         slope = (X, bias, residual) if ctx.activation else ()
     ctx.n_parts = len(parts)
     ctx.save_for_backward(*parts, *slope)
-
-
-def _split(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The weight's tensors and the rest: three for the parts, one for a dense tensor."""
-    n = 3 if isinstance(inputs[-1], str) else 1
-    return inputs[:n], inputs[n:]
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -225,35 +220,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return (*(None for _ in parts), grad_x, grad_bias, grad_residual, *none)
 
 
-# -- autocast ------------------------------------------------------------------------------------
-
-
-def _autocast(name: str, device: str) -> Callable[..., Tensor]:
-    """X, bias and residual in the dtype of the autocast region; nothing below is cast again."""
-
-    def call(*inputs: Any) -> Tensor:
-        dtype = torch.get_autocast_dtype(device)
-        parts, (X, bias, residual, *options) = _split(inputs)
-        operands = (
-            t.to(dtype) if t is not None and t.dtype in FLOAT_DTYPES else t
-            for t in (X, bias, residual)
-        )
-        with torch.autocast(device, enabled=False):
-            op = getattr(torch.ops.sparse_triton, name).default
-            result: Tensor = op(*parts, *operands, *options)
-        return result
-
-    return call
-
-
 for _name, _impl, _meta in (("spmm", _run, _fake), ("spmm_dense", _run_dense, _fake_dense)):
-    for _key in ("CPU", "CUDA"):
-        _library.impl(_name, _impl, _key)
-        _library.impl(_name, _autocast(_name, _key.lower()), f"Autocast{_key}")
-    torch.library.register_fake(f"sparse_triton::{_name}", _meta, lib=_library)
-    torch.library.register_autograd(
-        f"sparse_triton::{_name}", _backward, setup_context=_setup, lib=_library
-    )
+    register(_library, _name, _impl, _meta, _setup, _backward)
 
 _spmm_op = torch.ops.sparse_triton.spmm.default
 _spmm_dense_op = torch.ops.sparse_triton.spmm_dense.default

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Generic
 
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import ConfigError
-from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels import families_of
 from sparse_triton.kernels.family import Family
 from sparse_triton.pattern import CSR
-from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
+from sparse_triton.problem import MANY_COLUMNS, ConvProblem, Problem, ProblemT, SpmmProblem
 
 # Non-zeros an untuned call may compile into a program: about ten seconds, once.
 QUICKLY_COMPILED = 40_000
@@ -19,30 +20,31 @@ MAX_GRID = 65535  # programs along the second and third axis of a CUDA grid
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Generic[ProblemT]):
     """Legal by construction: made by ``plan_spmm`` alone."""
 
-    problem: SpmmProblem
+    problem: ProblemT
     config: KernelConfig
     csr: CSR
     device: Device
 
     @property
-    def family(self) -> Family:
-        return FAMILIES[self.config.kernel]
+    def family(self) -> Family[ProblemT]:
+        return families_of(self.problem)[self.config.kernel]
 
 
-def why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+def why_not(problem: Problem, config: KernelConfig, device: Device) -> str | None:
     """The one validity rule, for tuner, heuristic and command line alike; None: legal."""
-    family = FAMILIES.get(config.kernel)
+    families = families_of(problem)
+    family = families.get(config.kernel)
     if family is None:
-        return f"kernel must be one of {sorted(FAMILIES)}, got {config.kernel!r}"
+        return f"kernel must be one of {sorted(families)}, got {config.kernel!r}"
     if family.device_kind not in (device.kind, "any"):
         return f"{family.name} runs on {family.device_kind}, the device is {device.kind}"
     return family.why_not(problem, config, device) or _grid_why_not(problem, config, family)
 
 
-def _grid_why_not(problem: SpmmProblem, config: KernelConfig, family: Family) -> str | None:
+def _grid_why_not(problem: Problem, config: KernelConfig, family: Family[Any]) -> str | None:
     """The slower of blocks and tiles, and the batch, are the second and third axis of a grid."""
     if family.device_kind != "cuda":
         return None
@@ -53,27 +55,35 @@ def _grid_why_not(problem: SpmmProblem, config: KernelConfig, family: Family) ->
     return None
 
 
-def plan_spmm(problem: SpmmProblem, config: KernelConfig, csr: CSR, device: Device) -> Plan:
-    """Raises ``ConfigError`` with the reason where the configuration cannot work."""
+def plan_spmm(problem: ProblemT, config: KernelConfig, csr: CSR, device: Device) -> Plan[ProblemT]:
+    """The plan of an SpMM or a convolution.
+
+    Raises ``ConfigError`` with the reason where the configuration cannot work."""
     reason = why_not(problem, config, device)
     if reason is not None:
         raise ConfigError(f"{config} cannot run {problem} on {device.name}: {reason}")
     return Plan(problem, config, csr, device)
 
 
-def default_config(problem: SpmmProblem, device: Device) -> KernelConfig:
+def default_config(problem: Problem, device: Device) -> KernelConfig:
     """The heuristic for a problem nobody tuned: a family, then its own default.
 
     On a GPU the fitted rule is: dense below break-even; unrolled where columns are many enough to
     pay for fetching one program per row block; gather elsewhere. On a CPU: cpu, or dense below
     break-even. The thresholds are measured, see ``benchmarks/NOTES.md``.
     """
-    order = _preferred(problem) if device.kind == "cuda" else _preferred_cpu(problem)
-    for name in order:
-        config = FAMILIES[name].default_config(problem, device)
+    families = families_of(problem)
+    for name in _order(problem, device):
+        config = families[name].default_config(problem, device)
         if why_not(problem, config, device) is None:
             return config
     raise AssertionError("dense takes every problem")
+
+
+def _order(problem: Problem, device: Device) -> tuple[str, ...]:
+    if isinstance(problem, ConvProblem):
+        return ("dense",)
+    return _preferred(problem) if device.kind == "cuda" else _preferred_cpu(problem)
 
 
 def _preferred(problem: SpmmProblem) -> tuple[str, ...]:

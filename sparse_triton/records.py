@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import StoreError
-from sparse_triton.problem import Epilogue, SpmmProblem
+from sparse_triton.problem import ConvProblem, Epilogue, Pool, Problem, SpmmProblem
 
 SCHEMA = 1
 Outcome = Literal["ok", "slow", "wrong", "failed", "invalid"]
@@ -28,12 +28,12 @@ OUTCOMES: tuple[str, ...] = get_args(Outcome)
 class Key:
     """What a tuned configuration is for, besides the device."""
 
-    problem: SpmmProblem
+    problem: Problem
     pattern_hash: str
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "kind": "spmm",
+            "kind": self.problem.kind,
             "pattern_hash": self.pattern_hash,
             "problem": self.problem.to_dict(),
         }
@@ -46,9 +46,9 @@ class Key:
     @staticmethod
     def from_dict(d: Any) -> Key:
         kind, pattern, problem = _take(d, kind=str, pattern_hash=str, problem=dict)
-        if kind != "spmm":
-            raise StoreError(f"kind must be 'spmm', got {kind!r}")
-        return Key(_problem(problem), pattern)
+        if kind not in ("spmm", "conv"):
+            raise StoreError(f"kind must be 'spmm' or 'conv', got {kind!r}")
+        return Key(_spmm(problem) if kind == "spmm" else _conv(problem), pattern)
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _take(d: Any, **wanted: type) -> list[Any]:
     return out
 
 
-def _problem(d: dict[str, Any]) -> SpmmProblem:
+def _spmm(d: dict[str, Any]) -> SpmmProblem:
     epilogue = d.get("epilogue")
     _take(d, M=int, K=int, N=int, nnz=int, batch=int, x_dtype=str, w_dtype=str, epilogue=dict)
     assert isinstance(epilogue, dict)
@@ -238,6 +238,38 @@ def _problem(d: dict[str, Any]) -> SpmmProblem:
         return SpmmProblem(**{**d, "epilogue": Epilogue(**epilogue)})
     except TypeError as e:
         raise StoreError(f"not a problem of this version: {e}") from None
+
+
+def _conv(d: dict[str, Any]) -> ConvProblem:
+    whole = dict.fromkeys(("batch", "C", "H", "W", "M", "R", "S", "nnz", "groups"), int)
+    _take(d, **whole, x_dtype=str, w_dtype=str, x_layout=str, y_layout=str, epilogue=dict)
+    pool = d.get("pool")
+    try:
+        return ConvProblem(
+            **{
+                **d,
+                "stride": _whole(d.get("stride"), 2),
+                "padding": _whole(d.get("padding"), 4),
+                "dilation": _whole(d.get("dilation"), 2),
+                "epilogue": Epilogue(**d["epilogue"]),
+                "pool": None if pool is None else _pool(pool),
+            }
+        )
+    except TypeError as e:
+        raise StoreError(f"not a problem of this version: {e}") from None
+
+
+def _pool(d: Any) -> Pool:
+    (kind,) = _take(d, kind=str)
+    kernel, stride, padding = (_whole(d.get(name), 2) for name in ("kernel", "stride", "padding"))
+    return Pool(kind, kernel, stride, padding)
+
+
+def _whole(d: Any, count: int) -> Any:
+    """``count`` whole numbers: JSON has lists where a problem has tuples."""
+    if not isinstance(d, list | tuple) or len(d) != count or not all(type(n) is int for n in d):
+        raise StoreError(f"expected {count} whole numbers, got {d!r:.60}")
+    return tuple(d)
 
 
 def _device(d: dict[str, Any]) -> Device:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import ConvProblem, Problem
 
 LANES_PER_CORE = 128  # float32 FMA lanes of one multiprocessor, compute capability 8.6 or newer
 LAUNCH_US = 1.25  # an empty kernel inside a CUDA graph
@@ -54,7 +54,7 @@ def peak_of(device: torch.device) -> Peak:
     return Peak(flop, memory, LAUNCH_US, assumed=not known)
 
 
-def at_best_us(problem: SpmmProblem, kernel: str, peak: Peak) -> float:
+def at_best_us(problem: Problem, kernel: str, peak: Peak) -> float:
     """Microseconds that neither arithmetic nor memory traffic can be faster than, float32 units.
 
     "dense" multiplies the zeros too and reads the whole weight; "unrolled" fetches 16 bytes of code
@@ -64,8 +64,10 @@ def at_best_us(problem: SpmmProblem, kernel: str, peak: Peak) -> float:
     w_itemsize = 4 if problem.w_dtype == "float32" else 2
     packed = problem.nnz * (w_itemsize + 2)
     if kernel == "dense":
-        flop = 2 * problem.M * problem.K * problem.N * problem.batch
-        traffic += problem.M * problem.K * w_itemsize - packed
+        groups = problem.groups if isinstance(problem, ConvProblem) else 1
+        elements = problem.M * problem.K // groups
+        flop = 2 * elements * problem.N * problem.batch
+        traffic += elements * w_itemsize - packed
     elif kernel == "unrolled":
         traffic += problem.nnz * 16 - packed
     return peak.launch_us + max(flop / peak.flop_per_us, traffic / peak.bytes_per_us)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sparse_triton.call import Call
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.executor import Call, problem_of
+from sparse_triton.executor import problem_of
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.numerics import Float64, activate, error_bound
 

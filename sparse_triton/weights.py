@@ -10,18 +10,21 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparse_triton.device import refuse_capture
-from sparse_triton.errors import InputError
+from sparse_triton.errors import InputError, ShapeError
+from sparse_triton.filter import SparseFilter
 from sparse_triton.matrix import LIVE, SparseMatrix
 
 MAX_REMEMBERED = 4096
 
-_Remembered = tuple[tuple[StorageWeakRef, ...], SparseMatrix]
+T = TypeVar("T", SparseMatrix, SparseFilter)
+_Remembered = tuple[tuple[StorageWeakRef, ...], Any]
 _by_tensor: OrderedDict[tuple[Any, ...], _Remembered] = OrderedDict()
 _rebuilt: OrderedDict[tuple[str, torch.device], SparseMatrix] = OrderedDict()
 _analysing = threading.RLock()
@@ -39,26 +42,51 @@ def as_matrix(W: SparseMatrix | torch.Tensor) -> SparseMatrix:
             f"W must be a SparseMatrix or a torch tensor, got {type(W).__name__}; "
             "see SparseMatrix.from_dense, from_scipy, from_csr, from_smtx"
         )
+    return _remembered(W, ("matrix",), SparseMatrix.from_torch)
+
+
+def as_filter(W: SparseFilter | torch.Tensor, groups: int) -> SparseFilter:
+    """The filter behind a convolution's weight argument; analysis happens on first sight.
+
+    Raises ``InputError`` for anything that is not a ``SparseFilter`` or a tensor, ``ShapeError``
+    for a filter prepared for other groups.
+    """
+    if isinstance(W, SparseFilter):
+        if W.groups != groups:
+            raise ShapeError(f"W was prepared for groups = {W.groups}, the call has {groups}")
+        return W
+    if not isinstance(W, torch.Tensor):
+        raise InputError(
+            f"W must be a SparseFilter or a torch tensor, got {type(W).__name__}; see "
+            "SparseFilter.from_dense, SparseFilter.from_matrix"
+        )
+    return _remembered(W, ("filter", groups), lambda w: SparseFilter.from_dense(w, groups))
+
+
+def _remembered(W: torch.Tensor, form: tuple[Any, ...], analyse: Callable[[torch.Tensor], T]) -> T:
+    """``analyse(W)``, once per state of the tensor."""
     if W.is_inference():
         _warn_inference()
-        return SparseMatrix.from_torch(W)
-    key = _key(W)
+        return analyse(W)
+    key = (*form, *_key(W))
     known = _by_tensor.get(key)
-    if known is not None and not _gone(known[0]):
-        return known[1]
-    refuse_capture(W.device, "this W was never seen before")
-    with _analysing:
-        known = _by_tensor.get(key)
-        return known[1] if known is not None and not _gone(known[0]) else _analyse(W, key)
+    if known is None or _gone(known[0]):
+        refuse_capture(W.device, "this W was never seen before")
+        with _analysing:
+            known = _by_tensor.get(key)
+            if known is None or _gone(known[0]):
+                known = _remember(W, key, analyse(W))
+    found: T = known[1]
+    return found
 
 
-def _analyse(W: torch.Tensor, key: tuple[Any, ...]) -> SparseMatrix:
-    matrix = SparseMatrix.from_torch(W)
+def _remember(W: torch.Tensor, key: tuple[Any, ...], weight: Any) -> _Remembered:
     _drop_other_versions(key)
-    _by_tensor[key] = (tuple(StorageWeakRef(p.untyped_storage()) for p in _parts(W)), matrix)
+    known = (tuple(StorageWeakRef(p.untyped_storage()) for p in _parts(W)), weight)
+    _by_tensor[key] = known
     if len(_by_tensor) > MAX_REMEMBERED:
         _by_tensor.popitem(last=False)
-    return matrix
+    return known
 
 
 def _gone(storages: tuple[StorageWeakRef, ...]) -> bool:
@@ -98,8 +126,8 @@ def _drop_other_versions(key: tuple[Any, ...]) -> None:
 def _warn_inference() -> None:
     warnings.warn(
         "W was made under torch.inference_mode, so changes to it cannot be seen and it is analysed "
-        "on every call; pass SparseMatrix.from_dense(W) instead",
-        stacklevel=4,
+        "on every call; pass SparseMatrix.from_dense(W) instead (convolutions: SparseFilter)",
+        stacklevel=5,
     )
 
 

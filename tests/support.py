@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from sparse_triton import SparseMatrix, verify
+from sparse_triton.call import Call
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.executor import Call
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.plan import Plan, plan_spmm, why_not
 from sparse_triton.problem import SpmmProblem

@@ -12,9 +12,9 @@ from itertools import pairwise
 import torch
 from tqdm.auto import tqdm
 
+from sparse_triton.call import Call
 from sparse_triton.commands.demo_layers import Layer
 from sparse_triton.errors import InputError
-from sparse_triton.executor import Call
 from sparse_triton.matrix import SparseMatrix
 
 Tensor = torch.Tensor

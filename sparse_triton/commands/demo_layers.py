@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from sparse_triton.call import Call
 from sparse_triton.errors import FileFormatError
-from sparse_triton.executor import Call
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.ops import linear, spmm
 

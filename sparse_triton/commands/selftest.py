@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from tqdm.auto import tqdm
 
+from sparse_triton.call import Call
 from sparse_triton.commands import device as devices
 from sparse_triton.commands import info, show
 from sparse_triton.commands.selftest_cases import cases, configs
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device, environment
 from sparse_triton.errors import SparseTritonError
-from sparse_triton.executor import Call, prepare
+from sparse_triton.executor import prepare
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.verify import call_ratio

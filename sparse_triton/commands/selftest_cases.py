@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from sparse_triton.call import Call
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.executor import Call, problem_of
+from sparse_triton.executor import problem_of
 from sparse_triton.kernels.family import Family
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import why_not

@@ -77,14 +77,15 @@ class DenseKernel:
             if residual is not None:
                 product += shaped(residual, M, problem.y_layout)
             if epilogue.activation is not None:
-                product = _activate(product, epilogue.activation)
+                product = activate(product, epilogue.activation)
             if product is not y:
                 y.copy_(product)
 
         return run
 
 
-def _activate(y: torch.Tensor, activation: str) -> torch.Tensor:
+def activate(y: torch.Tensor, activation: str) -> torch.Tensor:
+    """The activation of a tensor that may be overwritten."""
     match activation:
         case "relu":
             return y.relu_()

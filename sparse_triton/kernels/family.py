@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import ProblemT
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
@@ -20,29 +20,30 @@ if TYPE_CHECKING:
 Space = Mapping[str, tuple[Any, ...]]
 
 
-class Family(ABC):
-    """What a family must say about itself."""
+class Family(ABC, Generic[ProblemT]):
+    """What a family must say about itself; ProblemT is ``SpmmProblem`` or ``ConvProblem``."""
 
     name: str
     device_kind: str  # "cuda", "cpu" or "any"
     compiles_weight: bool = False  # whether compiling takes longer for more non-zeros
 
     @abstractmethod
-    def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+    def why_not(self, problem: ProblemT, config: KernelConfig, device: Device) -> str | None:
         """Why the configuration cannot work (law, values, remedy), or None: it can."""
 
     @abstractmethod
-    def space(self, problem: SpmmProblem, device: Device) -> Space:
+    def space(self, problem: ProblemT, device: Device) -> Space:
         """Candidate values of every field of ``KernelConfig`` this family listens to."""
 
     @abstractmethod
-    def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
+    def default_config(self, problem: ProblemT, device: Device) -> KernelConfig:
         """The heuristic choice; legal wherever any configuration of the family is."""
 
     @abstractmethod
-    def build(self, plan: Plan) -> Kernel:
+    def build(self, plan: Plan[ProblemT]) -> Kernel:
         """Generate and compile. Touches no tensor, launches nothing, needs no GPU."""
 
     @abstractmethod
-    def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Meaning of the plan's decomposition in NumPy: W @ X [M, N] before the epilogue."""
+    def reference(self, plan: Plan[ProblemT], X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Meaning of the plan's decomposition in NumPy, before the epilogue: W @ X [M, N]; of a
+        convolution, [M, P, Q] of one image X [C, H, W]."""

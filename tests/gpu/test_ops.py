@@ -7,7 +7,7 @@ import torch
 
 import sparse_triton as st
 from sparse_triton import verify
-from sparse_triton.executor import Call
+from sparse_triton.call import Call
 from tests.support import dense_weight, randn, weight
 
 pytestmark = pytest.mark.gpu

@@ -313,7 +313,8 @@ def test_torch_keeps_its_number_of_threads() -> None:
 def test_a_forked_child_computes_by_itself() -> None:
     code = """
 import os, torch, sparse_triton as st
-from sparse_triton.executor import Call, prepare
+from sparse_triton.call import Call
+from sparse_triton.executor import prepare
 from sparse_triton.config import KernelConfig
 W, X = torch.randn(64, 64), torch.randn(64, 512)
 call = Call(X, None, None, None, False)

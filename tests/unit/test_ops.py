@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import sparse_triton
 from sparse_triton import SparseMatrix, linear, spmm, verify
-from sparse_triton.executor import Call
+from sparse_triton.call import Call
 from sparse_triton.numerics import gamma
 from tests.strategies import ACTIVATIONS, DTYPES, matrices
 from tests.support import dense_weight, randn, weight

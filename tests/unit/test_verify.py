@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sparse_triton import SparseMatrix, verify
+from sparse_triton.call import Call
 from sparse_triton.config import KernelConfig
-from sparse_triton.executor import Call
 from tests.support import weight
 
 

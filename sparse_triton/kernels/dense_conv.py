@@ -1,0 +1,131 @@
+"""Family ``dense`` of convolutions: the library calls a user would make instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.filter import dense_filter
+from sparse_triton.kernel import Kernel, Run
+from sparse_triton.kernels.dense import activate
+from sparse_triton.kernels.family import Family, Space
+from sparse_triton.problem import ConvProblem, Pool
+
+if TYPE_CHECKING:
+    from sparse_triton.plan import Plan
+
+F = torch.nn.functional
+Convolve = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+FORMATS = {"row": torch.contiguous_format, "column": torch.channels_last}
+
+
+class DenseConv(Family[ConvProblem]):
+    name = "dense"
+    device_kind = "any"
+
+    def why_not(self, problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
+        return None
+
+    def space(self, problem: ConvProblem, device: Device) -> Space:
+        return {}
+
+    def default_config(self, problem: ConvProblem, device: Device) -> KernelConfig:
+        return KernelConfig("dense")
+
+    def build(self, plan: Plan[ConvProblem]) -> Kernel:
+        return DenseConvKernel(plan)
+
+    def reference(self, plan: Plan[ConvProblem], X: NDArray[np.float32]) -> NDArray[np.float32]:
+        W = torch.from_numpy(_filter(plan))
+        y = _library_call(plan.problem, W)(torch.from_numpy(X)[None], None)
+        return np.asarray(y[0].numpy())
+
+
+class DenseConvKernel:
+    """``conv2d`` and element-wise calls, in the wider of the weight's and X's dtype.
+
+    On a GPU cuDNN measures its algorithms at the first call (``benchmark=True``) and computes
+    float32 as ``torch.backends.cudnn.allow_tf32`` says.
+    """
+
+    def __init__(self, plan: Plan[ConvProblem]) -> None:
+        self.plan = plan
+
+    def bind(self, device: torch.device) -> Run:
+        problem, epilogue = self.plan.problem, self.plan.problem.epilogue
+        x_dtype = getattr(torch, problem.x_dtype)
+        dtype = torch.promote_types(x_dtype, getattr(torch, problem.w_dtype))
+        memory_format = FORMATS[problem.x_layout]
+        W = torch.from_numpy(_filter(self.plan)).to(device, dtype)
+        convolve = _library_call(problem, W.contiguous(memory_format=memory_format))
+        y_format = FORMATS[problem.y_layout]
+
+        def run(
+            X: torch.Tensor,
+            Y: torch.Tensor,
+            bias: torch.Tensor | None,
+            residual: torch.Tensor | None,
+        ) -> torch.Tensor:
+            if problem.nnz == 0:  # a zero weight does not multiply: NaN stays where it is
+                shape = (problem.batch, problem.M, problem.P, problem.Q)
+                y = torch.zeros(shape, dtype=dtype, device=Y.device).to(memory_format=memory_format)
+                y = y if bias is None else y.add_(bias[:, None, None])
+            else:
+                y = convolve(X.to(dtype), None if bias is None else bias.to(dtype))
+            if residual is not None:
+                y += residual
+            if epilogue.activation is not None:
+                y = activate(y, epilogue.activation)
+            if problem.pool is not None:
+                y = pool_of(y, problem.pool)
+            return y.to(x_dtype).contiguous(memory_format=y_format)
+
+        return run
+
+
+def roundings(problem: ConvProblem) -> int:
+    """Roundings to a 16-bit type on the way: each library call stores its result."""
+    epilogue = problem.epilogue
+    curved = epilogue.activation not in (None, "relu")
+    averaged = problem.pool is not None and problem.pool.kind == "avg"
+    return 1 + epilogue.bias + epilogue.residual + curved + averaged
+
+
+def pool_of(y: torch.Tensor, pool: Pool) -> torch.Tensor:
+    """PyTorch's own pool, of the result or of an error bound."""
+    if pool.kind == "max":
+        return F.max_pool2d(y, pool.kernel, pool.stride, pool.padding)
+    return F.avg_pool2d(y, pool.kernel, pool.stride, pool.padding)
+
+
+def _filter(plan: Plan[ConvProblem]) -> NDArray[np.float32]:
+    p = plan.problem
+    return dense_filter(plan.csr, (p.M, p.C // p.groups, p.R, p.S), p.groups)
+
+
+def _library_call(problem: ConvProblem, W: torch.Tensor) -> Convolve:
+    """The convolution of an X of W's dtype, and bias."""
+    top, bottom, left, right = problem.padding
+    border = (top, left)
+    uneven = (top, left) != (bottom, right)
+    if uneven:
+        border = (0, 0)
+
+    def convolve(X: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if uneven:
+            X = F.pad(X, (left, right, top, bottom))
+        if X.device.type == "cuda" and torch.backends.cudnn.enabled:
+            y: torch.Tensor = torch.cudnn_convolution(
+                X, W, border, problem.stride, problem.dilation, problem.groups,
+                benchmark=True, deterministic=False, allow_tf32=torch.backends.cudnn.allow_tf32,
+            )  # fmt: skip
+            return y if bias is None else y.add_(bias[:, None, None])
+        return F.conv2d(X, W, bias, problem.stride, border, problem.dilation, problem.groups)
+
+    return convolve
