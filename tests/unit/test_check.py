@@ -59,7 +59,7 @@ def test_devices() -> None:
     far = W.to("meta")
     with pytest.raises(errors.DeviceError, match=r"X is on cpu, W on meta; use W\.to\('cpu'\)"):
         executor.execute(far, executor.Call(X, None, None, None, False))
-    with pytest.raises(errors.DeviceError, match="spmm runs on cpu and cuda, X is on meta"):
+    with pytest.raises(errors.DeviceError, match="kernels run on cpu and cuda, X is on meta"):
         executor.execute(far, executor.Call(X.to("meta"), None, None, None, False))
 
 
