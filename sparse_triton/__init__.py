@@ -8,8 +8,8 @@
 from sparse_triton import errors, nn
 from sparse_triton.conv_ops import conv2d, conv2d_pool
 from sparse_triton.explain import Explanation, explain
-from sparse_triton.io import load, save
 from sparse_triton.filter import SparseFilter
+from sparse_triton.io import load, save
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.ops import linear, spmm
 from sparse_triton.prune import prune_

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 import sparse_triton.ops  # noqa: F401  registers the operator
-from sparse_triton.eager import is_plain
 from sparse_triton.call import Call
+from sparse_triton.eager import is_plain
 from sparse_triton.executor import execute
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.nn.base import SparseModule
