@@ -131,7 +131,7 @@ def test_moves() -> None:
         low.bfloat16()
         assert right(low(X.bfloat16()), low, X.bfloat16())
     assert right(low(X.bfloat16()), low, X.bfloat16())
-    with pytest.raises(errors.DtypeError, match="got torch.float64"):
+    with pytest.raises(errors.DtypeError, match=r"got torch\.float64"):
         m.double()(X)
 
 
