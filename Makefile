@@ -2,7 +2,7 @@
 # With PY=/path/to/python the targets use that interpreter as it is and install nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu lint format types bench clean
+.PHONY: help install demo test test-gpu lint format types bench docs notebooks clean
 
 VENV := .venv
 WORKERS ?= 2
@@ -10,9 +10,11 @@ DEMO_ARGS ?=
 
 ifdef PY
 INSTALLED :=
+WRITING :=
 else
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+WRITING := $(VENV)/.writing
 endif
 
 # The first interpreter that is new enough.
@@ -30,6 +32,12 @@ $(VENV)/.installed: pyproject.toml constraints/cpu.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, none was found"; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+# What only those need who write documentation or notebooks.
+$(VENV)/.writing: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) \
+		-e '.[docs,notebooks]'
 	@touch $@
 
 install: $(INSTALLED)  ## make .venv with the library and its tools
@@ -57,5 +65,13 @@ types: $(INSTALLED)  ## mypy, strict
 bench: $(INSTALLED)  ## time spmm against its competitors on this machine
 	$(PY) -m benchmarks spmm
 
+docs: $(WRITING)  ## build the documentation into build/docs; a warning is an error
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+notebooks: $(WRITING)  ## write each notebooks/*.ipynb from its .py, without outputs, and run them all
+	$(PY) -m jupytext --quiet --to ipynb notebooks/*.py
+	$(PY) -m pytest -q tests/notebooks
+
 clean:  ## remove everything that was made
-	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist out docs/notebooks .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,35 @@
+"""What the documentation shows runs, top to bottom, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!http|#)([^)\s#]+)")
+
+
+def examples(page: Path) -> list[str]:
+    return SHOWN.findall(page.read_text())
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if examples(p)], ids=lambda p: p.stem)
+def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of one page share their names, as a reader who pastes them one by one has it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPARSE_TRITON_CACHE_DIR", str(tmp_path / "store"))
+    names: dict[str, object] = {"__name__": page.stem}
+    for example in examples(page):
+        exec(compile(example, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Notebooks are copied beside the pages when the documentation is built."""
+    for target in LINK.findall(page.read_text()):
+        beside = page.parent / target
+        assert beside.exists() or (ROOT / target).exists(), f"{page.name}: {target}"
