@@ -7,6 +7,14 @@
 
 from sparse_triton import errors, nn
 from sparse_triton.conv_ops import conv2d, conv2d_pool
+from sparse_triton.convert import (
+    Report,
+    SparsifyConfig,
+    advise,
+    densify_,
+    sparsify,
+    sparsify_,
+)
 from sparse_triton.explain import Explanation, explain
 from sparse_triton.filter import SparseFilter
 from sparse_triton.io import load, save
@@ -17,11 +25,15 @@ from sparse_triton.prune import prune_
 __version__ = "0.1.0"
 __all__ = [
     "Explanation",
+    "Report",
     "SparseFilter",
     "SparseMatrix",
+    "SparsifyConfig",
     "__version__",
+    "advise",
     "conv2d",
     "conv2d_pool",
+    "densify_",
     "errors",
     "explain",
     "linear",
@@ -29,5 +41,7 @@ __all__ = [
     "nn",
     "prune_",
     "save",
+    "sparsify",
+    "sparsify_",
     "spmm",
 ]

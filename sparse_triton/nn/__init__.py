@@ -1,6 +1,7 @@
-"""Layers with pruned weights: drop-in modules over ``sparse_triton.linear`` and its kin."""
+"""Layers with pruned weights: drop-in modules over ``linear``, ``conv2d`` and ``conv2d_pool``."""
 
 from sparse_triton.nn.base import MODULES, SparseModule
+from sparse_triton.nn.conv import SparseConv2d, SparseConvPool2d
 from sparse_triton.nn.linear import SparseLinear
 
-__all__ = ["MODULES", "SparseLinear", "SparseModule"]
+__all__ = ["MODULES", "SparseConv2d", "SparseConvPool2d", "SparseLinear", "SparseModule"]

@@ -7,10 +7,15 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from sparse_triton.call import Call
+from sparse_triton.conv_call import ConvCall
 from sparse_triton.device import refuse_capture
+from sparse_triton.eager import is_plain
 from sparse_triton.errors import ActivationError, DtypeError, InputError, ShapeError
+from sparse_triton.executor import execute
 from sparse_triton.matrix import FLOAT_DTYPES, LIVE, SparseMatrix
 from sparse_triton.numerics import ACTIVATIONS
+from sparse_triton.problem import ConvProblem, SpmmProblem
 
 Tensor = torch.Tensor
 PARTS = ("row_offsets", "column_indices", "values")
@@ -56,6 +61,7 @@ class SparseModule(torch.nn.Module):
         if bias is not None and not isinstance(bias, torch.nn.Parameter):
             bias = torch.nn.Parameter(bias.detach(), requires_grad=False)
         self.register_parameter("bias", bias)
+        self.origin: Any = None  # what ``convert`` remembers of the dense layer
         self._source: SparseMatrix | None = None
         self._keep(matrix)
 
@@ -107,6 +113,39 @@ class SparseModule(torch.nn.Module):
     @property
     def sparsity(self) -> float:
         return self.matrix.sparsity
+
+    # -- calling ---------------------------------------------------------------------------------
+
+    def call(self, X: Tensor, residual: Tensor | None, activation: str | None) -> Call | ConvCall:
+        """What one eager call computes."""
+        raise NotImplementedError
+
+    def _traced(self, X: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
+        """The same through PyTorch's dispatcher, with the buffers as arguments."""
+        raise NotImplementedError
+
+    def _run(self, X: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
+        if is_plain(X, self.bias, residual) and not X.is_meta:
+            return execute(self.matrix, self.call(X, residual, activation))
+        if not torch.compiler.is_compiling() and not self.values.is_meta:
+            self.matrix  # noqa: B018  analysed again where the buffers have changed
+        return self._traced(X, residual, activation)
+
+    def _run_with(self, X: Tensor, residual: Tensor, y_shape: tuple[int, ...]) -> Tensor:
+        """A residual that is spread over Y or promotes its dtype is added by PyTorch."""
+        if tuple(residual.shape) == y_shape and residual.dtype == X.dtype:
+            return self._run(X, residual, self.activation)
+        Y = self._run(X, None, None) + residual
+        if self.activation is None:
+            return Y
+        activated: Tensor = getattr(torch.nn.functional, self.activation)(Y)
+        return activated
+
+    def problem(self, X: Tensor, residual: bool = False) -> SpmmProblem | ConvProblem:
+        """The problem of a call with an X of this form; X may be a meta tensor."""
+        W = self.matrix
+        call = self.call(X, X if residual else None, self.activation)
+        return call.problem(W.shape, W.nnz, str(W.dtype).removeprefix("torch."))
 
     # -- to and from JSON ------------------------------------------------------------------------
 

@@ -6,14 +6,11 @@ import torch
 
 import sparse_triton.ops  # noqa: F401  registers the operator
 from sparse_triton.call import Call
-from sparse_triton.eager import is_plain
-from sparse_triton.executor import execute
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.nn.base import SparseModule
 from sparse_triton.weights import as_matrix
 
 Tensor = torch.Tensor
-_spmm = torch.ops.sparse_triton.spmm.default
 
 
 class SparseLinear(SparseModule):
@@ -49,14 +46,17 @@ class SparseLinear(SparseModule):
 
     def forward(self, X: Tensor, residual: Tensor | None = None) -> Tensor:
         """X [..., K], residual [..., M] or None; the result is [..., M]."""
-        bias, activation = self.bias, self.activation
-        if is_plain(X, bias, residual) and not X.is_meta:
-            return execute(self.matrix, Call(X, bias, residual, activation, True))
-        if not torch.compiler.is_compiling() and not self.values.is_meta:
-            self.matrix  # noqa: B018  analysed again where the buffers have changed
+        if residual is None:
+            return self._run(X, None, self.activation)
+        return self._run_with(X, residual, (*X.shape[:-1], self.matrix_shape[0]))
+
+    def call(self, X: Tensor, residual: Tensor | None, activation: str | None) -> Call:
+        return Call(X, self.bias, residual, activation, True)
+
+    def _traced(self, X: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
         M, K = self.matrix_shape
-        Y: Tensor = _spmm(
-            self.row_offsets, self.column_indices, self.values, X, bias, residual, activation,
-            True, False, M, K, self.weight_id,
+        Y: Tensor = torch.ops.sparse_triton.spmm.default(
+            self.row_offsets, self.column_indices, self.values, X, self.bias, residual,
+            activation, True, False, M, K, self.weight_id,
         )  # fmt: skip
         return Y

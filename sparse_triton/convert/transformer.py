@@ -1,0 +1,61 @@
+"""``torch.nn.TransformerEncoderLayer``: its fast path reads weights past their modules.
+
+The flags that allow it are lowered while a layer of it is sparse, and what follows its first layer,
+an activation kept as a plain function, becomes part of that layer's kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sparse_triton.convert.patterns import activation_of
+from sparse_triton.nn import SparseLinear, SparseModule
+
+Module = torch.nn.Module
+Tensor = torch.Tensor
+_UNDO = "_before_sparsify"
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    """In the place of an activation that is done already."""
+    return x
+
+
+def adapt(model: Module) -> None:
+    """Switch the fast paths off where they would miss a sparse layer."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.TransformerEncoderLayer) and _sparse_inside(module):
+            _set(module, "activation_relu_or_gelu", 0)
+            _fuse_activation(module)
+        if isinstance(module, torch.nn.TransformerEncoder) and _sparse_inside(module):
+            _set(module, "use_nested_tensor", False)
+
+
+def undo(model: Module) -> None:
+    """Every attribute as it was."""
+    for module in model.modules():
+        for name, value in module.__dict__.pop(_UNDO, {}).items():
+            setattr(module, name, value)
+            first = getattr(module, "linear1", None)
+            if name == "activation" and isinstance(first, SparseLinear):
+                first.activation = None
+
+
+def _sparse_inside(module: Module) -> bool:
+    return any(isinstance(m, SparseModule) for m in module.modules())
+
+
+def _set(module: Module, name: str, value: Any) -> None:
+    module.__dict__.setdefault(_UNDO, {}).setdefault(name, getattr(module, name))
+    setattr(module, name, value)
+
+
+def _fuse_activation(module: Any) -> None:
+    first, activation = module.linear1, module.activation
+    own = type(module)._ff_block is torch.nn.TransformerEncoderLayer._ff_block
+    name = None if isinstance(activation, Module) else activation_of(activation)
+    if own and name is not None and isinstance(first, SparseLinear) and first.activation is None:
+        _set(module, "activation", as_it_is)
+        first.activation = name

@@ -1,0 +1,103 @@
+"""The error that a float32 run of a model may have: float64 and a bound, carried node by node.
+
+Every node's own rounding is at most ``G`` times the sum of the magnitudes it adds up, with
+``G = gamma(longest sum + 16)``: the 16 cover bias, residual, the rounding of folded weights and
+partial sums. Errors of the inputs pass through |W|, the slope of an activation, the pool.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from sparse_triton.numerics import gamma
+
+Tensor = torch.Tensor
+Pair = tuple[Tensor, Tensor]  # value and error, float64
+SLOPES = {"relu": 1.0, "gelu": 1.13, "silu": 1.1}
+NAMES: dict[Any, str] = {
+    nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu", F.relu: "relu", torch.relu: "relu",
+    F.gelu: "gelu", F.silu: "silu", "relu": "relu", "relu_": "relu",
+}  # fmt: skip
+
+
+def bounded(model: nn.Module, *inputs: Tensor) -> Pair:
+    """(y, largest legal error) of a dense model without masks, in eval mode."""
+    return Bounded(model).run(*((x.double(), torch.zeros_like(x).double()) for x in inputs))
+
+
+def worst(Y: Tensor, expected: Pair) -> float:
+    """Largest error over bound; right where it is at most 1."""
+    y, e = expected
+    assert Y.shape == y.shape
+    return float(((Y.double() - y).abs() / (e + 1e-300)).max()) if Y.numel() else 0.0
+
+
+class Bounded(fx.Interpreter):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(fx.symbolic_trace(model))
+        sums = [1, *(w[0].numel() for w in model.parameters() if w.ndim > 1)]
+        self.G = float(gamma(max(sums) + 16))
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "placeholder":
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        match n.op:
+            case "output":
+                return args[0]
+            case "call_module":
+                return self.call(self.fetch_attr(str(n.target)), *args)
+            case "call_function" | "call_method":
+                return self.function(n.target, args, kwargs)
+        raise AssertionError(n.op)
+
+    def call(self, m: Any, x: Pair) -> Pair:
+        v, e = x
+        match m:
+            case nn.Linear() | nn.Conv2d():
+                return self.product(m, v, e)
+            case nn.BatchNorm2d():
+                s = m.weight.double() / (m.running_var.double() + m.eps).sqrt()
+                t = m.bias.double() - m.running_mean.double() * s
+                size = m.bias.double().abs() + (m.running_mean.double() * s).abs()
+                s, t, size = (a[:, None, None] for a in (s, t, size))
+                return v * s + t, e * s.abs() + self.G * ((v.abs() + e) * s.abs() + size)
+            case nn.MaxPool2d():
+                return m(v), m(e)
+            case nn.AvgPool2d():
+                return m(v), m(e) + self.G * m(v.abs() + e)
+            case nn.Identity() | nn.Dropout():
+                return x
+        return self.activation(NAMES[type(m)], v, e)
+
+    def product(self, m: Any, v: Tensor, e: Tensor) -> Pair:
+        w, b = m.weight.detach().double(), m.bias
+        b = torch.zeros(w.shape[0], dtype=torch.float64) if b is None else b.detach().double()
+
+        def f(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+            if isinstance(m, nn.Linear):
+                return F.linear(x, w, b)
+            return F.conv2d(x, w, b, m.stride, m.padding, m.dilation, m.groups)
+
+        size = f(v.abs() + e, w.abs(), b.abs())
+        return f(v, w, b), f(e, w.abs(), None) + self.G * size
+
+    def activation(self, name: str, v: Tensor, e: Tensor) -> Pair:
+        return getattr(F, name)(v), SLOPES[name] * e + (name != "relu") * self.G * (v.abs() + e)
+
+    def function(self, f: Any, args: Any, kwargs: Any) -> Any:
+        if f in (operator.add, operator.iadd, torch.add, "add", "add_"):
+            (a, ea), (b, eb) = args
+            return a + b, ea + eb + self.G * (a.abs() + ea + b.abs() + eb)
+        v, e = args[0]
+        if f in NAMES:
+            return self.activation(NAMES[f], v, e)
+        if f == "mean":
+            return v.mean(*args[1:]), e.mean(*args[1:]) + self.G * (v.abs() + e).mean(*args[1:])
+        assert f in ("flatten", torch.flatten), f
+        return v.flatten(*args[1:]), e.flatten(*args[1:])
