@@ -1,4 +1,4 @@
-"""``python -m benchmarks {spmm,tuned,host,readme}``: every table of the README, measured here."""
+"""``python -m benchmarks {spmm,tuned,host,paper,readme}``: every table of the README, measured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks import host, report
+from benchmarks.paper import command as paper
 from benchmarks.problems import data_folder
 from sparse_triton.device import Device, environment
 
@@ -41,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     calls = commands.add_parser("host", help="host time of one eager call")
     _outputs(calls)
     calls.set_defaults(command=_host)
+    paper.arguments(
+        commands.add_parser("paper", help="the literature's results beside the published figures"),
+        RESULTS,
+    )
     readme = commands.add_parser("readme", help="write the README's tables from results/*.json")
     readme.add_argument("--readme", type=Path, default=RESULTS.parents[1] / "README.md")
     readme.set_defaults(command=_readme)

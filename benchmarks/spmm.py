@@ -52,43 +52,56 @@ class Case:
 def run(
     folder: Path, batches: tuple[int, ...], sparsities: tuple[str, ...], csr: bool
 ) -> list[Row]:
-    """Rows of every problem; see ``_row`` for their fields."""
+    """Rows of every problem of the paper; see ``_row`` for their fields."""
+    return measure(
+        [Case(p, batch) for p in paper_problems(folder, sparsities) for batch in batches], csr
+    )
+
+
+def measure(cases: list[Case], csr: bool, families: tuple[str, ...] = OURS) -> list[Row]:
+    """A row a case: compile everything ahead, then verify and time.
+
+    families  whose defaults are timed beside what ``spmm`` takes
+    """
     device = torch.device("cuda")
-    cases = [Case(p, batch) for p in paper_problems(folder, sparsities) for batch in batches]
     weights = {p: p.load() for p in {case.paper for case in cases}}
     facts = Device.of(device)
     plans = [
         (case, config)
         for case in cases
         for config in _configs(
-            _problem(case, weights[case.paper]), weights[case.paper], facts
+            _problem(case, weights[case.paper]), weights[case.paper], facts, families
         ).values()
     ]
-    _compile(plans, facts)
+    compile_ahead(plans, facts)
     ceilings = Ceilings.measure(device)
     moved = {p: W.to(device) for p, W in weights.items()}
     bar = tqdm(cases, desc="measuring", unit="problem")
-    return [_row(case, moved[case.paper], ceilings, csr) for case in bar]
+    return [_row(case, moved[case.paper], ceilings, csr, families) for case in bar]
 
 
 def _problem(case: Case, W: SparseMatrix) -> SpmmProblem:
     return SpmmProblem(case.paper.M, case.paper.K, case.N, W.nnz)
 
 
-def _configs(problem: SpmmProblem, W: SparseMatrix, device: Device) -> dict[str, KernelConfig]:
+def _configs(
+    problem: SpmmProblem, W: SparseMatrix, device: Device, families: tuple[str, ...]
+) -> dict[str, KernelConfig]:
     """Each family's default where it is legal, and what ``spmm`` itself would take."""
-    configs = {name: FAMILIES[name].default_config(problem, device) for name in OURS}
+    configs = {name: FAMILIES[name].default_config(problem, device) for name in families}
     configs["spmm"] = choose(problem, W.pattern_hash, device).config
     return {name: c for name, c in configs.items() if why_not(problem, c, device) is None}
 
 
-def _row(case: Case, W: SparseMatrix, ceilings: Ceilings, csr: bool) -> Row:
+def _row(
+    case: Case, W: SparseMatrix, ceilings: Ceilings, csr: bool, families: tuple[str, ...]
+) -> Row:
     """Shapes; for each contestant ``us``, quantiles, and for ours configuration and error."""
     X = torch.randn(case.paper.K, case.N, device=W.device)
     call = Call(X, None, None, None, False)
     problem = problem_of(W, call)
     facts = Device.of(X.device)
-    configs = _configs(problem, W, facts)
+    configs = _configs(problem, W, facts, families)
     contestants: dict[str, Contestant] = {}
     errors = {}
     for name, config in configs.items():
@@ -131,7 +144,7 @@ def _verified(
 # -- compiling ahead, one process a core -----------------------------------------------------------
 
 
-def _compile(plans: Iterable[tuple[Case, KernelConfig]], device: Device) -> None:
+def compile_ahead(plans: Iterable[tuple[Case, KernelConfig]], device: Device) -> None:
     """Fill Triton's disk cache; the longest programs first."""
     jobs = sorted(
         {job for job in plans if FAMILIES[job[1].kernel].device_kind == "cuda"},
