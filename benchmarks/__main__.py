@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import host, report
+from benchmarks.pages import write_pages
 from benchmarks.paper import command as paper
 from benchmarks.problems import data_folder
 from sparse_triton.device import Device, environment
@@ -46,8 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("paper", help="the literature's results beside the published figures"),
         RESULTS,
     )
-    readme = commands.add_parser("readme", help="write the README's tables from results/*.json")
-    readme.add_argument("--readme", type=Path, default=RESULTS.parents[1] / "README.md")
+    readme = commands.add_parser(
+        "readme", help="write the tables of README and docs from results/*.json"
+    )
+    readme.add_argument("--root", type=Path, default=RESULTS.parents[1], help="of the repository")
     readme.set_defaults(command=_readme)
     return parser
 
@@ -109,46 +111,8 @@ def _finish(args: argparse.Namespace, result: dict[str, Any]) -> None:
 
 
 def _readme(args: argparse.Namespace) -> None:
-    """Everything between the markers ``benchmark``: from committed results, never typed by hand."""
-    result = json.loads((RESULTS / "spmm.json").read_text())
-    calls = json.loads((RESULTS / "host.json").read_text())
-    facts, rows = result["environment"], result["rows"]
-    means, counts, throughput = (RESULTS / "warmup.txt").read_text().strip().splitlines()[-3:]
-    content = (
-        f"Measured on one {facts['device']} (driver {facts['driver']}, torch {facts['torch']}, "
-        f"Triton {facts['triton']}) by `python -m benchmarks spmm`: the 20 SpMM problems of the "
-        "SparseRT paper with their published weights, float32, every result verified before it was "
-        "timed, CUDA graphs, warm, one run. TF32 and fp16 are cuBLAS at lower precision, the other "
-        "columns compute in float32; *unrolled* and *gather* are each family's untuned default, "
-        "**spmm** is what a call takes (tuned at batch 1, untuned at batch 32).\n\n"
-        f"{report.summary(rows)}\n\n"
-        "![speed-up per problem](benchmarks/results/spmm.png)\n\n"
-        f"Tuning (`--budget quick`) over the untuned heuristic: {report.tuning_gain(rows)}. "
-        "Warming up the whole pruned ResNet-50, 54 weights, with 16 cores (`python -m autotune "
-        "warmup`, [its table](benchmarks/results/warmup.txt)): "
-        f"{means}; {counts}; {throughput}.\n\n"
-        "<details><summary>Every problem, µs</summary>\n\n"
-        f"{report.details(rows)}\n\n</details>\n\n"
-        "Host time of one eager call on the same machine (`python -m benchmarks host`):\n\n"
-        f"{host.table(calls['us'])}\n\n"
-        f"{_cpu_sentence(json.loads((RESULTS / 'spmm-cpu.json').read_text()))}"
-    )
-    text = args.readme.read_text()
-    args.readme.write_text(report.replace_between(text, "benchmark", content))
-
-
-def _cpu_sentence(result: dict[str, Any]) -> str:
-    facts, rows = result["environment"], [r for r in result["rows"] if r["N"] in (256, 3136)]
-    gains = {
-        name: [r[f"{name}_us"] / r["cpu_us"] for r in rows] for name in ("dense", "csr_chunked")
-    }
-    dense, chunked = (f"{min(g):.1f} to {max(g):.1f} ×" for g in gains.values())
-    return (
-        f"On a CPU ({facts['device']} threads, torch {facts['torch']}, `python -m benchmarks spmm "
-        f"--device cpu`), {len(rows)} products of 512x2048 and 2048x512 weights at 90 and 95 % "
-        f"zeros with 256 and 3136 columns: {dense} torch dense, {chunked} torch CSR in chunks of "
-        "256 columns."
-    )
+    for path in write_pages(args.root):
+        print(path)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 SHOWN = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+COMMANDS = re.compile(r"^python (-m .*?)\s*(?:#.*)?$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!http|#)([^)\s#]+)")
 
 
@@ -27,7 +32,22 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         exec(compile(example, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_readme_from_top_to_bottom(tmp_path: Path) -> None:
+    """Each command works after the examples have run; selftest has its own tests."""
+    readme = (ROOT / "README.md").read_text()
+    names = {"SPARSE_TRITON_CACHE_DIR": str(tmp_path / "store"), "PYTHONPATH": str(ROOT)}
+    script = "\n".join(examples(ROOT / "README.md"))
+    commands = [c for c in COMMANDS.findall(readme) if "selftest" not in c]
+    assert len(commands) >= 4
+    for arguments in (["-c", script], *(shlex.split(c) for c in commands)):
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=os.environ | names,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, (arguments, done.stderr)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda p: p.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     """Notebooks are copied beside the pages when the documentation is built."""
     for target in LINK.findall(page.read_text()):
