@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sparse_triton.convert.origin import Absorbed, Origin, bare, layout_of, negative_zeros
+from sparse_triton.convert.origin import Origin, bare, layout_of, negative_zeros
 from sparse_triton.convert.patterns import Fusion
 from sparse_triton.convert.read import Layer, is_pruning_hook
 from sparse_triton.filter import SparseFilter
@@ -49,6 +49,7 @@ def build(layer: Layer, w: Tensor, fusion: Fusion | None, norm: Module | None) -
         unfolded=unfolded,
         bias=None if unfolded is None else bias,
     )
+    sparse.fused = tuple(fusion.words) if fusion else ()
     sparse.training = layer.module.training
     _carry_hooks(layer.module, sparse)
     return sparse
@@ -115,12 +116,3 @@ def _carry_hooks(module: Module, sparse: SparseModule) -> None:
         own: dict[int, Callable[..., Any]] = getattr(module, name, {})
         kept = {k: h for k, h in own.items() if not is_pruning_hook(h)}
         getattr(sparse, name).update(kept)
-
-
-def absorb(parent: Module, key: str) -> Absorbed:
-    """Put an ``Absorbed`` in the module's place."""
-    original = parent.get_submodule(key)
-    stand_in = Absorbed(original)
-    stand_in.training = original.training
-    parent._modules[key] = stand_in
-    return stand_in

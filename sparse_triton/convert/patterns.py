@@ -49,6 +49,13 @@ class Fusion:
         """Whether the forward itself has to change: not everything absorbed is a module."""
         return self.residual is not None or len(self.modules) < len(self.nodes) - 1
 
+    def cut(self, length: int) -> None:
+        """Keep the first ``length`` things that follow the layer."""
+        self.nodes, self.words = self.nodes[: length + 1], self.words[:length]
+        kept = {str(node.target) for node in self.nodes[1:]}
+        self.modules = [path for path in self.modules if path in kept]
+        self.residual = self.residual if "residual" in self.words else None
+
 
 def find_fusions(
     module: Module, graph: fx.Graph, wanted: Callable[[Module], bool], shared: set[Module]

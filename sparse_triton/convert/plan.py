@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
 
+from sparse_triton.convert.blocks import Block, find_blocks, names_of_modules, shared_modules
 from sparse_triton.convert.build import build
 from sparse_triton.convert.config import SparsifyConfig
 from sparse_triton.convert.gain import Gain, expected_gain
 from sparse_triton.convert.observe import Seen, watch
-from sparse_triton.convert.patterns import Fusion, find_fusions, why_not_folded
+from sparse_triton.convert.patterns import Fusion, why_not_folded
 from sparse_triton.convert.read import Layer, layers_of, unreadable
 from sparse_triton.convert.report import Report, Row
-from sparse_triton.convert.rewrite import why_not_rewritten
-from sparse_triton.convert.trace import shallow_graph
 from sparse_triton.nn import SparseModule
 
 Module = torch.nn.Module
@@ -33,16 +31,6 @@ class Step:
     sparse: SparseModule
     fusion: Fusion | None
     block: Block | None
-
-
-@dataclass
-class Block:
-    """A module whose forward was traced, with the fusions found in it."""
-
-    name: str
-    module: Module
-    graph: fx.Graph
-    fusions: dict[Module, Fusion] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,8 +52,8 @@ class _Planner:
     ) -> None:
         self.model, self.config, self.filter_fn = model, config, filter_fn
         self.layers = list(layers_of(model))
-        self.names = _names_of_modules(model)
-        self.shared = {m for m, names in self.names.items() if len(names) > 1}
+        self.names = names_of_modules(model)
+        self.shared = shared_modules(model)
         self.holders = _holders_of_parameters(model)
         self.attended = _inside_attention(model)
         self.seen: Seen | None = None
@@ -144,22 +132,7 @@ class _Planner:
     def _blocks(self) -> dict[Module, Block]:
         """The block of each layer that something is fused with."""
         wanted = {x.module for x in self.layers if x.module not in self.reasons}
-        parents = {x.parent for x in self.layers if x.module in wanted and x.parent is not None}
-        blocks: dict[Module, Block] = {}
-        for module in self.model.modules():
-            if module not in parents or self._idle(module):
-                continue
-            graph = shallow_graph(module)
-            if isinstance(graph, str):
-                continue
-            block = Block(self.names[module][0], module, graph)
-            rewritable = not why_not_rewritten(module) and module not in self.shared
-            for fusion in find_fusions(module, graph, wanted.__contains__, self.shared):
-                if rewritable or not fusion.in_code:
-                    layer = module.get_submodule(fusion.layer)
-                    block.fusions[layer] = fusion
-                    blocks[layer] = block
-        return blocks
+        return find_blocks(self.model, wanted, self._idle)
 
     def _idle(self, module: Module) -> bool:
         """Whether the example never ran it: then what it does elsewhere is unknown."""
@@ -243,13 +216,6 @@ class _Planner:
 
 def _sparsity(w: torch.Tensor) -> float:
     return 1.0 - int(torch.count_nonzero(w)) / max(1, w.numel())
-
-
-def _names_of_modules(model: Module) -> dict[Module, list[str]]:
-    names = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
-        names[module].append(name)
-    return dict(names)
 
 
 def _holders_of_parameters(model: Module) -> dict[Any, list[str]]:

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import torch
 
 from sparse_triton.convert import transformer
-from sparse_triton.convert.build import absorb
+from sparse_triton.convert.blocks import Block, apply
 from sparse_triton.convert.config import SparsifyConfig
 from sparse_triton.convert.origin import Absorbed, cast
-from sparse_triton.convert.plan import Block, FilterFn, Step, plan
+from sparse_triton.convert.plan import FilterFn, Step, plan
 from sparse_triton.convert.report import Report
-from sparse_triton.convert.rewrite import fused_code, restore, rewrite
+from sparse_triton.convert.rewrite import restore
 from sparse_triton.errors import InputError
 from sparse_triton.io.guard import allow_save_pretrained, refuse_save_pretrained
 from sparse_triton.nn import SparseModule
@@ -113,7 +113,7 @@ def densify_(model: Module) -> tuple[str, ...]:
 def _dense(sparse: SparseModule) -> Module:
     origin = sparse.origin
     for norm in origin.norm:
-        if origin.changed(sparse):
+        if origin.unfolded is None or origin.changed(sparse):
             norm.original = (torch.nn.Identity(),)
         else:
             cast(norm.original[0], sparse.values, origin.dtype)
@@ -123,27 +123,15 @@ def _dense(sparse: SparseModule) -> Module:
 
 
 def _apply(steps: list[Step]) -> None:
-    blocks: dict[int, tuple[Block, list[Step]]] = {}
+    by_block: dict[int, tuple[Block, dict[Module, SparseModule]]] = {}
     for step in steps:
         assert step.layer.parent is not None
         step.layer.parent._modules[step.layer.key] = step.sparse
         if step.block is not None:
-            blocks.setdefault(id(step.block), (step.block, []))[1].append(step)
-    for block, mine in blocks.values():
-        for step in mine:
-            _absorb(block, step)
-        in_code = [s.fusion for s in mine if s.fusion is not None and s.fusion.in_code]
-        if in_code:
-            rewrite(block.module, fused_code(block.graph, in_code))
-
-
-def _absorb(block: Block, step: Step) -> None:
-    assert step.fusion is not None
-    for path in step.fusion.modules:
-        parent, _, key = path.rpartition(".")
-        stand_in = absorb(block.module.get_submodule(parent), key)
-        if path == step.fusion.batch_norm:
-            step.sparse.origin.norm.append(stand_in)
+            _, fused = by_block.setdefault(id(step.block), (step.block, {}))
+            fused[step.layer.module] = step.sparse
+    for block, fused in by_block.values():
+        apply(block, fused)
 
 
 def _uncopied(model: Module) -> dict[int, Any]:

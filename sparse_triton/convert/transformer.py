@@ -16,6 +16,7 @@ from sparse_triton.nn import SparseLinear, SparseModule
 Module = torch.nn.Module
 Tensor = torch.Tensor
 _UNDO = "_before_sparsify"
+ACTIVATION = "activation of the encoder layer"  # among a layer's ``fused``
 
 
 def as_it_is(x: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def undo(model: Module) -> None:
             setattr(module, name, value)
             first = getattr(module, "linear1", None)
             if name == "activation" and isinstance(first, SparseLinear):
-                first.activation = None
+                first.activation, first.fused = None, ()
 
 
 def _sparse_inside(module: Module) -> bool:
@@ -56,6 +57,8 @@ def _fuse_activation(module: Any) -> None:
     first, activation = module.linear1, module.activation
     own = type(module)._ff_block is torch.nn.TransformerEncoderLayer._ff_block
     name = None if isinstance(activation, Module) else activation_of(activation)
-    if own and name is not None and isinstance(first, SparseLinear) and first.activation is None:
+    if not own or name is None or not isinstance(first, SparseLinear):
+        return
+    if first.activation is None or ACTIVATION in first.fused:
         _set(module, "activation", as_it_is)
-        first.activation = name
+        first.activation, first.fused = name, (ACTIVATION,)

@@ -61,6 +61,7 @@ class SparseModule(torch.nn.Module):
         if bias is not None and not isinstance(bias, torch.nn.Parameter):
             bias = torch.nn.Parameter(bias.detach(), requires_grad=False)
         self.register_parameter("bias", bias)
+        self.fused: tuple[str, ...] = ()  # what was fused, in the words of a report
         self.origin: Any = None  # what ``convert`` remembers of the dense layer
         self._source: SparseMatrix | None = None
         self._keep(matrix)

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize, prune
 
 import sparse_triton
 from sparse_triton import SparsifyConfig, advise, densify_, errors, prune_, sparsify, sparsify_
+from sparse_triton.convert import install_
 from sparse_triton.nn import SparseConv2d, SparseConvPool2d, SparseLinear, SparseModule
 from tests.bounds import bounded, worst
 from tests.models import Perceptron, ResNet, prepared
@@ -150,6 +151,80 @@ def test_casts_and_loads_survive_the_way_back() -> None:
         assert type(loaded.fc) is nn.Linear
         assert type(loaded.stem[1]) is nn.Identity, "its BatchNorm stays folded in"
         assert worst(loaded(X), bounded(other, X)) <= 1.0
+
+
+@pytest.mark.parametrize("make", [ResNet, Perceptron])
+def test_install(make: type[nn.Module]) -> None:
+    """The way of a loaded file: modules by name, onto a model that was never trained."""
+    model, skeleton = prepared(make(), seed=1), make()
+    sparse, _ = sparsify(model)
+    layers = {n: m for n, m in sparse.named_modules() if isinstance(m, SparseModule)}
+    made = {}
+    for name, m in layers.items():
+        made[name] = type(m).from_spec(m.spec(), m.matrix, m.bias)
+        made[name].fused = m.fused
+    install_(skeleton, made)
+    X = torch.randn(2, 3, 16, 16) if make is ResNet else torch.randn(2, 16)
+    with torch.no_grad():
+        assert torch.equal(skeleton.eval()(X), sparse(X))
+        assert skeleton.state_dict().keys() == sparse.state_dict().keys()
+        densify_(skeleton)
+        assert worst(skeleton(X), bounded(model, X)) <= 1.0
+    assert not any(isinstance(m, SparseModule) for m in skeleton.modules())
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_transformer_encoder(activation: str) -> None:
+    """Its fast path would read the weights past the sparse layers; so it is switched off."""
+
+    def make() -> nn.TransformerEncoder:
+        layer = nn.TransformerEncoderLayer(
+            16, 2, 32, dropout=0.0, activation=activation, batch_first=True
+        )
+        return nn.TransformerEncoder(layer, 2)
+
+    model, X = prepared(make()), torch.randn(2, 5, 16)
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    attributes = [dict(m.__dict__) for m in model.layers]
+    with torch.no_grad():
+        want = [model(X), model(X, src_key_padding_mask=padding)]
+        before = copy.deepcopy(model.state_dict())
+        sparse, report = sparsify(model)
+        assert report.converted == tuple(
+            f"layers.{i}.{name}" for i in (0, 1) for name in ("linear1", "linear2")
+        )
+        assert sparse.layers[0].linear1.activation == activation
+        skeleton = make().eval()
+        skeleton.load_state_dict({k: v for k, v in before.items()})
+        made = {}
+        for name, m in sparse.named_modules():
+            if isinstance(m, SparseModule):
+                made[name] = type(m).from_spec(m.spec(), m.matrix, m.bias)
+                made[name].fused = m.fused
+        install_(skeleton, made)
+        for converted in (sparse, skeleton):
+            got = [converted(X), converted(X, src_key_padding_mask=padding)]
+            torch.testing.assert_close(got[0], want[0])
+            torch.testing.assert_close(got[1][~padding], want[1][~padding])
+            densify_(converted)
+            assert same_bits(before, converted.state_dict())
+            assert [m.activation_relu_or_gelu for m in converted.layers] == [
+                a["activation_relu_or_gelu"] for a in attributes
+            ]
+            assert torch.equal(converted(X), want[0])
+
+
+def test_install_refuses() -> None:
+    model = prepared(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    sparsify_(model, ANY)
+    layer = model[0]
+    other = nn.Sequential(nn.Linear(4, 4), nn.GELU())
+    with pytest.raises(errors.InputError, match=r"0 was fused with relu; .* followed by gelu"):
+        install_(other, {"0": layer})
+    assert type(other[0]) is nn.Linear
+    with pytest.raises(errors.InputError, match="does not have the sparse layers"):
+        install_(other, {"first": layer})
 
 
 # -- how the zeros may be given --------------------------------------------------------------------
