@@ -45,7 +45,7 @@ class Accuracy:
 
 def pruned_network(device: torch.device) -> tuple[list[Layer], Accuracy]:
     """Train, prune and fine-tune on the CPU (seconds), then run the test images on ``device``."""
-    images, labels = _digits()
+    images, labels = digits()
     train, test = slice(TEST_IMAGES, None), slice(0, TEST_IMAGES)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -62,14 +62,14 @@ def pruned_network(device: torch.device) -> tuple[list[Layer], Accuracy]:
     return layers, Accuracy(dense, right[0], right[1], same, TEST_IMAGES)
 
 
-def _digits() -> tuple[Tensor, Tensor]:
+def digits() -> tuple[Tensor, Tensor]:
     """Images [1797, 64] in 0 … 1 and labels [1797], shuffled."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise InputError(
-            "the demo's own network needs scikit-learn: pip install 'sparse-triton[models]', or "
-            "name a folder of pruned layers with --data"
+            "the digits come with scikit-learn: pip install 'sparse-triton[models]'; the demo also "
+            "reads a folder of pruned layers: --data DIR"
         ) from None
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,77 @@
+"""Whole dense networks, each as fast as a user could run it: what ours is compared with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+
+from benchmarks.baselines import matmul_precision
+
+Forward = Callable[[], torch.Tensor]
+BASELINE = "dense_fp32"
+MODE = "max-autotune-no-cudagraphs"
+
+
+def dense_calls(model: nn.Module, x: torch.Tensor, compiled: bool) -> dict[str, Forward]:
+    """Forward passes by name, BatchNorms folded; on a CPU float32 alone: the others are for tensor
+    cores.
+
+    compiled  also through ``torch.compile(mode="max-autotune")``, without its own CUDA graphs:
+              every contestant is captured in the same way
+    """
+    folded = folded_batch_norms(model)
+    calls = {BASELINE: forward(folded, x)}
+    if compiled:
+        calls["compiled_fp32"] = forward(torch.compile(folded, mode=MODE), x)
+    if x.device.type != "cuda":
+        return calls
+    wide = channels_last(copy.deepcopy(folded), x)
+    half = channels_last(copy.deepcopy(folded).half(), x.half())
+    calls["dense_tf32"] = forward(*wide, tf32=True)
+    calls["dense_fp16"] = forward(*half)
+    if compiled:
+        calls["compiled_fp16"] = forward(torch.compile(half[0], mode=MODE), half[1])
+    return calls
+
+
+def forward(
+    model: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, tf32: bool = False
+) -> Forward:
+    """One call of the model under the precision it is named after."""
+
+    def call() -> torch.Tensor:
+        with float32_precision(tf32), torch.inference_mode():
+            return model(x)
+
+    return call
+
+
+@contextmanager
+def float32_precision(tf32: bool) -> Iterator[None]:
+    """Products and convolutions of float32 in TF32 or not; cuDNN's best algorithm is looked up."""
+    cudnn = torch.backends.cudnn
+    with (
+        matmul_precision("high" if tf32 else "highest"),
+        cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32),
+    ):
+        yield
+
+
+def folded_batch_norms(model: nn.Module) -> nn.Module:
+    """A copy with every BatchNorm folded into its convolution."""
+    if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        return fuse(model)  # type: ignore[no-any-return]
+    return copy.deepcopy(model)
+
+
+def channels_last(model: nn.Module, x: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
+    """Model and input in the layout tensor cores want; token inputs stay as they are."""
+    if x.ndim != 4:
+        return model, x
+    layout = torch.channels_last
+    return model.to(memory_format=layout), x.contiguous(memory_format=layout)

@@ -1,0 +1,155 @@
+"""Whole pruned networks end to end: ours against dense at every precision, CUDA graphs, one run.
+
+Per network and batch: convert (``sparsify_``), tune (``warmup``), compare every contestant with the
+network in float64, and only then time all of them interleaved. Errors are norm-wise, largest error
+over largest output, and are compared with what float32 itself loses in the dense network.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import sparse_triton as st
+from autotune.timing import interleaved, timer_for
+from benchmarks.dense_models import BASELINE, Forward, dense_calls, forward
+from benchmarks.networks import Network
+from sparse_triton.choose import choose
+from sparse_triton.device import Device
+from sparse_triton.nn import SparseModule
+
+Row = dict[str, Any]
+OURS = "sparse"
+MAX_ERROR = 4.0  # of ours, in units of the dense float32 network's own
+EAGER_CALLS = {"cuda": 30, "cpu": 5}
+
+
+@dataclass(frozen=True)
+class Options:
+    """budget: of tuning each problem, None: untuned; seconds: at most for each of them."""
+
+    budget: str | None = "quick"
+    seconds: float | None = None
+    compiled: bool = False
+
+
+def measure(
+    network: Network, batches: tuple[int, ...], data: Path, device: torch.device, options: Options
+) -> Iterator[Row]:
+    """One row for each batch, as soon as it is there."""
+    dense = network.build(data).to(device)
+    for batch in batches:
+        yield row(network.name, dense, network.inputs(batch).to(device), options)
+
+
+def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
+    """Every contestant on one input. Raises ``AssertionError`` if ours is too far from float64."""
+    device = x.device
+    sparse = copy.deepcopy(dense)
+    report = st.sparsify_(sparse, example_inputs=x)
+    tuning = _tune(sparse, x, options)
+    calls = {OURS: forward(sparse, x)} | dense_calls(dense, x, options.compiled)
+    errors = _errors(dense, x, calls)
+    if not errors[OURS] <= MAX_ERROR * errors[BASELINE]:
+        raise AssertionError(f"{name}: error {errors[OURS]:.1e}, dense fp32 {errors[BASELINE]:.1e}")
+    timings = interleaved([timer_for(c, device) for c in calls.values()], device.type)
+    return {
+        "network": name,
+        "batch": len(x),
+        "layers": len(report.rows),
+        "sparse_layers": len(report.converted),
+        "us": {name: t.to_dict() for name, t in zip(calls, timings, strict=True)},
+        "eager_us": {n: _eager_us(calls[n], device) for n in (OURS, BASELINE)},
+        "error": errors,
+        "weight_bytes": {n: state_bytes(m) for n, m in ((OURS, sparse), (BASELINE, dense))},
+        "file_bytes": _file_bytes(dense, sparse),
+        "tuning": tuning,
+        "choices": choices(sparse, x),
+    }
+
+
+def _tune(model: nn.Module, x: torch.Tensor, options: Options) -> dict[str, Any]:
+    if options.budget is None:
+        return {"budget": None}
+    started = time.monotonic()
+    result = st.warmup(model, x, budget=options.budget, seconds=options.seconds)
+    return {
+        "budget": options.budget,
+        "seconds": round(time.monotonic() - started, 1),
+        "problems": len(result.tuned),
+        "compiled": result.compiled,
+    }
+
+
+def _errors(dense: nn.Module, x: torch.Tensor, calls: dict[str, Forward]) -> dict[str, float]:
+    """Largest error over largest output, against the network in float64."""
+    with torch.inference_mode():
+        truth = copy.deepcopy(dense).double()(x.double())
+        scale = truth.abs().max()
+        return {
+            n: float((call().double() - truth).abs().max() / scale) for n, call in calls.items()
+        }
+
+
+def choices(model: nn.Module, x: torch.Tensor) -> list[Row]:
+    """What each sparse layer runs on this input, and its times where it was tuned."""
+    found: list[Row] = []
+    facts = Device.of(x.device)
+
+    def note(name: str, module: SparseModule, args: tuple[torch.Tensor, ...]) -> None:
+        residual = len(args) > 1 and args[1] is not None
+        problem = module.problem(args[0], residual)
+        choice = choose(problem, module.matrix.pattern_hash, facts)
+        found.append({
+            "layer": name, "problem": str(problem), "config": str(choice.config),
+            "source": choice.source, "us": choice.us, "dense_us": choice.dense_us,
+        })  # fmt: skip
+
+    sparse = {n: m for n, m in model.named_modules() if isinstance(m, SparseModule)}
+    hooks = [
+        m.register_forward_pre_hook(lambda m, args, n=n: note(n, m, args))
+        for n, m in sparse.items()
+    ]
+    with torch.inference_mode():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _eager_us(call: Forward, device: torch.device) -> float:
+    """Median of one call and its end, without a graph: what the host adds shows."""
+    drain = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    samples = []
+    for _ in range(EAGER_CALLS[device.type]):
+        drain()
+        start = time.perf_counter()
+        call()
+        drain()
+        samples.append((time.perf_counter() - start) * 1e6)
+    return round(statistics.median(samples), 1)
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Of all parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+def _file_bytes(dense: nn.Module, sparse: nn.Module) -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dense.safetensors"
+        save_file({n: t.contiguous() for n, t in dense.state_dict().items()}, path)
+        return {
+            OURS: st.save(sparse, Path(folder) / "sparse.safetensors").bytes,
+            BASELINE: path.stat().st_size,
+        }

@@ -1,0 +1,1 @@
+"""Whole runs on a user's path: ``python -m examples.digits_cnn`` and its neighbours."""

@@ -1,0 +1,59 @@
+"""``python -m benchmarks models`` on a small network without a GPU: every field is there and right."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import models, models_report
+from benchmarks.dense_models import folded_batch_norms
+from benchmarks.models import OURS, Options, row
+from benchmarks.networks.weights import drawn_pattern, normal_values, set_weight
+from sparse_triton.nn import SparseLinear
+
+
+def small() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256), nn.LayerNorm(256))
+    for i in (0, 2):
+        set_weight(model[i], normal_values(drawn_pattern(*model[i].weight.shape, seed=i), seed=i))
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def result() -> models.Row:
+    return row("small", small(), torch.randn(1, 64, 256), Options(budget=None))
+
+
+def test_a_row_holds_what_the_tables_need(result: models.Row, tmp_path: Path) -> None:
+    assert result["sparse_layers"] == result["layers"] == len(result["choices"]) == 2
+    assert result["us"].keys() == result["error"].keys() == {OURS, models.BASELINE}
+    assert result["file_bytes"][OURS] < 0.2 * result["file_bytes"][models.BASELINE]
+    assert result["weight_bytes"][OURS] < 0.3 * result["weight_bytes"][models.BASELINE]
+    rows = [result, {**result, "network": "other", "batch": 32}]
+    text = models_report.latencies(rows) + models_report.sizes(rows)
+    assert text.count("| small | 1 |") == 2 and text.count("| other | 32 |") == 2
+    assert "2 of 2" in text and "2 cpu" in text
+    models_report.plot(rows, {"device": "a CPU"}, tmp_path / "models.png")
+    assert (tmp_path / "models.png").stat().st_size > 1000
+
+
+def test_a_wrong_result_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = SparseLinear.forward
+    monkeypatch.setattr(SparseLinear, "forward", lambda m, x: right(m, x) * 1.001)
+    with pytest.raises(AssertionError, match="small: error"):
+        row("small", small(), torch.randn(1, 64, 256), Options(budget=None))
+
+
+def test_batch_norms_of_the_baseline_are_folded() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    nn.init.uniform_(model[1].running_mean)
+    before = copy.deepcopy(model.state_dict())
+    folded = folded_batch_norms(model)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    x = torch.randn(1, 3, 5, 5)
+    torch.testing.assert_close(folded(x), model(x))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
