@@ -56,7 +56,7 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
     """Every contestant on one input. Raises ``AssertionError`` if ours is too far from float64."""
     device = x.device
     sparse = copy.deepcopy(dense)
-    report = st.sparsify_(sparse, example_inputs=x)
+    report = st.sparsify_(sparse, _config(options), example_inputs=x)
     tuning = _tune(sparse, x, options)
     calls = {OURS: forward(sparse, x)} | dense_calls(dense, x, options.compiled)
     errors = _errors(dense, x, calls)
@@ -76,6 +76,11 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
         "tuning": tuning,
         "choices": choices(sparse, x),
     }
+
+
+def _config(options: Options) -> st.SparsifyConfig:
+    """Where tuning follows, it decides: every pruned layer is converted, dense is a candidate."""
+    return st.SparsifyConfig(min_gain=1.0 if options.budget is None else 0.0)
 
 
 def _tune(model: nn.Module, x: torch.Tensor, options: Options) -> dict[str, Any]:

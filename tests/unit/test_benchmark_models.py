@@ -1,4 +1,4 @@
-"""``python -m benchmarks models`` on a small network without a GPU: every field is there and right."""
+"""``python -m benchmarks models`` on a small network, without a GPU: every field is there."""
 
 from __future__ import annotations
 
