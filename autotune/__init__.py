@@ -8,8 +8,8 @@
 """
 
 from autotune.budget import BUDGETS, Budget
-from autotune.tune_model import WarmupResult, warmup
+from autotune.tune_model import WarmupResult, warmup, warmup_problems
 from autotune.tune_weight import tune
 from autotune.tuning import TuneResult
 
-__all__ = ["BUDGETS", "Budget", "TuneResult", "WarmupResult", "tune", "warmup"]
+__all__ = ["BUDGETS", "Budget", "TuneResult", "WarmupResult", "tune", "warmup", "warmup_problems"]

@@ -24,7 +24,7 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.problem import Problem
-from sparse_triton.records import Entry, Trial
+from sparse_triton.records import Entry, Key, Trial
 from sparse_triton.store import KeyLock, Store, as_store
 
 SIBLING_CONFIGS = 3  # of the leader, tried on each sibling
@@ -58,6 +58,15 @@ class WarmupResult:
     @property
     def measured(self) -> int:
         return sum(t.result.measured for t in self.tuned)
+
+    def add(self, other: WarmupResult) -> None:
+        """Another device's results to these."""
+        self.tuned += other.tuned
+        self.skipped += other.skipped
+        self.seconds += other.seconds
+        self.compiled += other.compiled
+        self.compiled_nnz += other.compiled_nnz
+        self.compile_s += other.compile_s
 
     def count(self, problem: Problem, trial: Trial) -> None:
         if trial.kernels or trial.config.kernel not in ("dense", "cpu"):
@@ -108,21 +117,36 @@ def warmup(
     """
     weights = with_columns(find_weights(model, min_sparsity), tuple(N), n_map or {})
     result = WarmupResult(skipped=[w.name for w in weights if not w.N])
-    where = as_device(device)
     runner = Runner(
-        where, as_store(store), as_budget(budget, sampler, seconds, compile_timeout_s), seed,
-        bench_for, result,
+        as_device(device), as_store(store),
+        as_budget(budget, sampler, seconds, compile_timeout_s), seed, bench_for, result,
     )  # fmt: skip
-    runner.plan(weights, x_dtype, every_instance)
-    started = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        pool = None
-        if needs_compiling(Device.of(where)) and runner.waiting:
-            pool = stack.enter_context(CompilePool(jobs, runner.budget.compile_s))
-        bars = stack.enter_context(Progress(runner.trials_planned(), quiet))
-        runner.run(pool, bars)
-    result.seconds = time.monotonic() - started
-    return result
+    return runner.tune(jobs_of(weights, x_dtype), every_instance, jobs, quiet)
+
+
+def warmup_problems(
+    problems: Iterable[tuple[str, SparseMatrix, Problem]],
+    *,
+    budget: str | Budget = "quick",
+    store: Store | str | PathLike[str] | None = None,
+    device: torch.device | str | None = None,
+    every_instance: bool = False,
+    seconds: float | None = None,
+    jobs: int | None = None,
+    seed: int = 0,
+    quiet: bool = True,
+    bench_for: BenchFor = LiveBench,
+) -> WarmupResult:
+    """Tune named weights for problems that are known in full; otherwise as ``warmup``."""
+    found: dict[Key, Job] = {}
+    for name, W, problem in problems:
+        key = Key(problem, W.pattern_hash)
+        names = found.setdefault(key, Job(key, Weight(name, W), [])).names
+        names += [] if name in names else [name]
+    where = as_device(device)
+    limits = as_budget(budget, None, seconds, None)
+    runner = Runner(where, as_store(store), limits, seed, bench_for, WarmupResult())
+    return runner.tune(list(found.values()), every_instance, jobs, quiet)
 
 
 def planned(
@@ -153,10 +177,21 @@ class Runner:
         self.budget, self.seed, self.bench_for, self.result = budget, seed, bench_for, result
         self.waiting: deque[Task] = deque()
 
-    def plan(self, weights: list[Weight], x_dtype: str | None, every_instance: bool) -> None:
-        jobs = jobs_of(weights, x_dtype)
+    def tune(
+        self, jobs: list[Job], every_instance: bool, processes: int | None, quiet: bool
+    ) -> WarmupResult:
+        """All of it; ``processes`` compile."""
         for job in jobs if every_instance else with_siblings(jobs):
             self.waiting.append(Task(job, self.budget))
+        started = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            pool = None
+            if needs_compiling(self.facts) and self.waiting:
+                pool = stack.enter_context(CompilePool(processes, self.budget.compile_s))
+            bars = stack.enter_context(Progress(self.trials_planned(), quiet))
+            self.run(pool, bars)
+        self.result.seconds = time.monotonic() - started
+        return self.result
 
     def trials_planned(self) -> int:
         """An upper guess for the progress bar: exhaustive studies count as 1000."""

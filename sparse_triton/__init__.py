@@ -14,6 +14,7 @@ from sparse_triton.convert import (
     densify_,
     sparsify,
     sparsify_,
+    warmup,
 )
 from sparse_triton.explain import Explanation, explain
 from sparse_triton.filter import SparseFilter
@@ -44,4 +45,5 @@ __all__ = [
     "sparsify",
     "sparsify_",
     "spmm",
+    "warmup",
 ]

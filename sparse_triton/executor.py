@@ -7,8 +7,9 @@ allocation and a launch.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, overload
 
 import torch
@@ -35,10 +36,29 @@ def execute(W: SparseMatrix, call: AnyCall, out: Tensor | None = None) -> Tensor
     except RuntimeError:  # a sparse tensor has no strides
         call.check(W.shape)
         raise
+    if _watched is not None:
+        _watched.append((W, problem_of(W, call)))
+        return prepare(W, call, KernelConfig("dense"))(call, out)
     launch = W.launchers.get(key)
     if launch is None:
         launch = W.launchers[key] = prepare(W, call)
     return launch(call, out)
+
+
+Seen = list[tuple[SparseMatrix, Problem]]
+_watched: Seen | None = None
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[Seen]:
+    """Every product and convolution of the block, in any thread, is noted and done densely:
+    nothing is compiled or tuned for it."""
+    global _watched
+    before, _watched = _watched, []
+    try:
+        yield _watched
+    finally:
+        _watched = before
 
 
 _prepared: weakref.WeakSet[SparseMatrix] = weakref.WeakSet()

@@ -4,6 +4,7 @@ from sparse_triton.convert.config import SparsifyConfig
 from sparse_triton.convert.install import install_
 from sparse_triton.convert.report import Report, Row
 from sparse_triton.convert.swap import advise, densify_, sparsify, sparsify_
+from sparse_triton.convert.warmup import warmup
 
 __all__ = [
     "Report",
@@ -14,4 +15,5 @@ __all__ = [
     "install_",
     "sparsify",
     "sparsify_",
+    "warmup",
 ]
