@@ -10,12 +10,12 @@ import torch
 from sparse_triton.convert import transformer
 from sparse_triton.convert.blocks import Block, apply
 from sparse_triton.convert.config import SparsifyConfig
+from sparse_triton.convert.guard import allow_save_pretrained, refuse_save_pretrained
 from sparse_triton.convert.origin import Absorbed, cast
 from sparse_triton.convert.plan import FilterFn, Step, plan
 from sparse_triton.convert.report import Report
 from sparse_triton.convert.rewrite import restore
 from sparse_triton.errors import InputError
-from sparse_triton.io.guard import allow_save_pretrained, refuse_save_pretrained
 from sparse_triton.nn import SparseModule
 
 Module = torch.nn.Module

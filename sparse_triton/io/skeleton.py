@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparse_triton.convert.guard import refuse_save_pretrained
+from sparse_triton.convert.install import install_
 from sparse_triton.errors import FileFormatError, InputError, SparseTritonError
 from sparse_triton.io.layout import State
 from sparse_triton.matrix import SparseMatrix
@@ -49,11 +51,11 @@ def _is_masked(module: nn.Module) -> bool:
 
 
 def describe(model: nn.Module | Mapping[str, Any]) -> Description:
-    """Type and ``spec()`` of each sparse module, by name."""
+    """Type, ``spec()`` and what was fused of each sparse module, by name."""
     if not isinstance(model, nn.Module):
         return {}
     return {
-        name: {"type": type(m).__name__, "spec": m.spec()}
+        name: {"type": type(m).__name__, "spec": m.spec(), "fused": list(m.fused)}
         for name, m in model.named_modules(remove_duplicate=False)
         if isinstance(m, SparseModule)
     }
@@ -89,28 +91,35 @@ def restore_(model: nn.Module, described: Any, state: State, strict: bool) -> nn
 
 
 def rebuild_(model: nn.Module, described: Description, state: State) -> nn.Module:
-    """Swap the described modules in, each on the device of the layer it replaces."""
-    for name, description in described.items():
-        try:
-            layer = model.get_submodule(name)
-        except AttributeError:
-            raise InputError(f"the model has no module {name!r}, the file has") from None
-        device = next((p.device for p in layer.parameters()), torch.device("cpu"))
-        device = torch.device("cpu") if device.type == "meta" else device
-        bias = state.get(f"{name}.bias")
-        assert bias is None or isinstance(bias, torch.Tensor)
-        try:
-            sparse = MODULES[description["type"]].from_spec(
-                description["spec"],
-                _matrix(state, name).to(device),
-                None if bias is None else bias.to(device),
-            )
-        except (TypeError, SparseTritonError) as e:
-            raise FileFormatError(f"{name} is not a sparse module of this version: {e}") from e
-        _check_replaced(name, layer, sparse)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, sparse)
+    """Put the described modules in, each on the device of the layer it replaces."""
+    layers = {name: _sparse(model, name, d, state) for name, d in described.items()}
+    install_(model, layers)
+    refuse_save_pretrained(model)
     return model
+
+
+def _sparse(model: nn.Module, name: str, description: dict[str, Any], state: State) -> SparseModule:
+    try:
+        layer = model.get_submodule(name)
+    except AttributeError:
+        raise InputError(f"the model has no module {name!r}, the file has") from None
+    if not name:
+        raise InputError(f"the file holds one {description['type']} alone; load into such a module")
+    device = next((p.device for p in layer.parameters()), torch.device("cpu"))
+    device = torch.device("cpu") if device.type == "meta" else device
+    bias = state.get(f"{name}.bias")
+    assert bias is None or isinstance(bias, torch.Tensor)
+    try:
+        sparse = MODULES[description["type"]].from_spec(
+            description["spec"],
+            _matrix(state, name).to(device),
+            None if bias is None else bias.to(device),
+        )
+    except (TypeError, SparseTritonError) as e:
+        raise FileFormatError(f"{name} is not a sparse module of this version: {e}") from e
+    sparse.fused = tuple(description["fused"])
+    _check_replaced(name, layer, sparse)
+    return sparse
 
 
 def _check_replaced(name: str, layer: nn.Module, sparse: SparseModule) -> None:
@@ -125,7 +134,9 @@ def _checked(described: Any) -> Description:
     if not isinstance(described, dict):
         raise FileFormatError("the document must hold the object 'modules'")
     for name, d in described.items():
-        if not isinstance(d, dict) or not isinstance(d.get("spec"), dict):
+        fused = d.get("fused") if isinstance(d, dict) else None
+        words = isinstance(fused, list) and all(isinstance(word, str) for word in fused)
+        if not words or not isinstance(d.get("spec"), dict):
             raise FileFormatError(f"{name}: not a description of a sparse module: {d!r:.100}")
         if d.get("type") not in MODULES:
             raise FileFormatError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import threading
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,47 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from sparse_triton import SparseMatrix, load, prune_, save
-from sparse_triton.errors import FileFormatError, InputError
-from sparse_triton.io import container
-from sparse_triton.io.guard import allow_save_pretrained, refuse_save_pretrained
+from sparse_triton import SparseMatrix, densify_, load, prune_, save, sparsify_
+from sparse_triton.convert.guard import allow_save_pretrained, refuse_save_pretrained
+from sparse_triton.errors import InputError
 from sparse_triton.nn import SparseLinear
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def pruned(model: nn.Module, sparsity: float = 0.9) -> nn.Module:
-    prune_(model, sparsity, "random").make_permanent()
-    return model.requires_grad_(False)
-
-
-def network(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(),
-        nn.Linear(16 * 64, 256), nn.ReLU(), nn.Linear(256, 10),
-    )  # fmt: skip
-
-
-def converted(model: nn.Sequential) -> nn.Sequential:
-    """Its Linear layers sparse."""
-    for i, layer in enumerate(model):
-        if isinstance(layer, nn.Linear):
-            model[i] = SparseLinear(layer.weight, layer.bias)
-    return model
-
-
-def as_int(t: torch.Tensor) -> torch.Tensor:
-    return t.view(torch.int16) if t.dtype is torch.bfloat16 else t
-
-
-def same_state(a: nn.Module, b: nn.Module) -> None:
-    one, other = a.state_dict(), b.state_dict()
-    assert one.keys() == other.keys()
-    for name in one:
-        assert one[name].dtype == other[name].dtype
-        bits = [t.numpy().tobytes() for t in (as_int(one[name]), as_int(other[name]))]
-        assert bits[0] == bits[1], name
+from tests.unit.saved_models import DTYPES, converted, network, pruned, rewritten, same_state
 
 
 @st.composite
@@ -183,112 +146,88 @@ def test_models_that_do_not_fit_stay_as_they_are(tmp_path: Path, change, words: 
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-# -- damaged files --------------------------------------------------------------------------------
+class Block(nn.Module):
+    """A residual block as networks have it, with a pool and tokens after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(32)
+        self.relu = nn.ReLU()
+        self.pool = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(32, 32, 1)
+        self.bn2 = nn.BatchNorm2d(32)
+        self.grouped = nn.Conv2d(32, 32, 3, padding=1, groups=2)
+        self.fc = nn.Linear(32 * 16, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.pool(self.relu(self.bn1(self.conv1(x))))
+        y = self.relu(y + self.bn2(self.conv2(y)))
+        return self.relu(self.fc(self.grouped(y).flatten(1)))
 
 
-def test_truncation_is_seen_wherever_it_falls(tmp_path: Path) -> None:
-    save(pruned(nn.Linear(30, 30)), tmp_path / "m")
-    whole = (tmp_path / "m").read_bytes()
-    for length in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1):
-        (tmp_path / "short").write_bytes(whole[:length])
-        with pytest.raises(FileFormatError, match="not a whole safetensors file"):
-            load(tmp_path / "short")
+def block(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = Block()
+    for norm in (model.bn1, model.bn2):
+        nn.init.uniform_(norm.weight, 0.5, 2.0)
+        nn.init.uniform_(norm.running_mean)
+    return pruned(model).eval()
 
 
-def test_every_changed_byte_is_seen(tmp_path: Path) -> None:
-    save(pruned(nn.Linear(12, 12)), tmp_path / "m")
-    whole = (tmp_path / "m").read_bytes()
-    for at in range(0, len(whole), 7):
-        (tmp_path / "bad").write_bytes(whole[:at] + bytes([whole[at] ^ 0x20]) + whole[at + 1 :])
-        try:
-            state = load(tmp_path / "bad")
-        except FileFormatError:
-            continue
-        # white space before the header's end is the one thing nobody reads
-        same = {k: v for k, v in load(tmp_path / "m").items()}
-        assert all(torch.equal(state[k], same[k]) for k in same), f"byte {at} went unseen"  # type: ignore[arg-type]
+def test_fused_blocks_are_fused_again(tmp_path: Path) -> None:
+    model, x = block(0), torch.randn(2, 16, 8, 8)
+    report = sparsify_(model)
+    assert "residual" in report["conv2"].fused and report["grouped"].decision == "sparse"
+    assert save(model, tmp_path / "m").packed == 4
+    fresh = block(1)
+    back = load(tmp_path / "m", fresh)
+    assert back is fresh and torch.equal(back(x), model(x))
+    assert back.conv2.fused == model.conv2.fused
+    same_state(back, model)
+    again = load(tmp_path / "m", back)  # a converted model, converted the same way
+    assert torch.equal(again(x), model(x))
+    densify_(back)
+    assert isinstance(back.fc, nn.Linear)
 
 
-def test_foreign_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no file"):
-        load(tmp_path / "nothing")
-    save_file({"w": torch.ones(3)}, tmp_path / "plain")
-    with pytest.raises(FileFormatError, match=r"load_file"):
-        load(tmp_path / "plain")
-    torch.save({"w": torch.ones(3)}, tmp_path / "pickle")
-    with pytest.raises(FileFormatError, match="truncated or of another kind"):
-        load(tmp_path / "pickle")
+def test_another_architecture_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    model = block(0)
+    sparsify_(model)
+    save(model, tmp_path / "m")
+
+    class Other(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.pool(self.bn1(self.conv1(x)))
+            return self.fc(self.grouped(y + self.bn2(self.conv2(y))).flatten(1))
+
+    other = Other().eval()
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(InputError, match=r"conv\d was fused with"):
+        load(tmp_path / "m", other)
+    assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
+    assert isinstance(other.conv1, nn.Conv2d) and isinstance(other.bn1, nn.BatchNorm2d)
 
 
-def rewritten(path: Path, change: Callable[[dict], object]) -> Path:
-    """The file with a changed document and checksums that are right again."""
-    document, tensors = container.read(path)
-    change(document)
-    document.pop("sha256")
-    for name in ("format", "schema"):
-        document.pop(name) if document[name] == getattr(container, name.upper()) else None
-    container.write(path, document, tensors)
-    return path
+def test_one_sparse_module_alone(tmp_path: Path) -> None:
+    layer = SparseLinear(pruned(nn.Linear(40, 30)).weight, torch.randn(30))
+    save(layer, tmp_path / "m")
+    like = SparseLinear(torch.eye(30, 40), torch.zeros(30))
+    same_state(load(tmp_path / "m", like), layer)
+    with pytest.raises(InputError, match="one SparseLinear alone"):
+        load(tmp_path / "m", nn.Linear(40, 30))
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda d: d.update(schema=99), "says .*99.*this version reads"),
-        (lambda d: d.update(weights=[]), "must hold the objects"),
-        (lambda d: d.update(aliases={"x": "y"}), "alias"),
-        (lambda d: d["weights"]["4.weight"].update(nnz=3), "4.weight: values must be"),
-        (lambda d: d["weights"]["4.weight"].update(nnz=True), "not a packed weight"),
-        (lambda d: d["weights"]["4.weight"].update(shape=[2**40, 1]), "not a packed weight"),
-        (lambda d: d["weights"]["4.weight"].update(shape=[256, 1]), "4.weight: bitmap must be"),
-        (lambda d: d["weights"]["4.weight"].update(encoding="zip"), "not a packed weight"),
-        (lambda d: d["weights"]["4.weight"].update(dtype="float16"), "4.weight must be float16"),
-        (lambda d: d["weights"]["4.weight"].update(dtype="int8"), "no dtype 'int8'"),
-        (lambda d: d["weights"].update({"9": 3}), "9: a packed weight is an object"),
-        (lambda d: d["weights"].pop("4.weight"), "without its weight"),
-        (lambda d: d.update(modules=None), "object 'modules'"),
-        (lambda d: d["modules"]["4"].update(type="Evil"), "knows .*SparseLinear"),
-        (lambda d: d["modules"]["4"].update(spec={"activation": "rm"}), "4 is not a sparse module"),
-        (lambda d: d["modules"]["4"].update(spec={"evil": 1}), "4 is not a sparse module"),
-        (lambda d: d["modules"].update({"8": d["modules"]["4"]}), "no module '8'"),
-        (lambda d: d["modules"].update({"8": 5}), "8: not a description"),
-    ],
-)
-def test_documents_that_lie(tmp_path: Path, change, words: str) -> None:  # type: ignore[no-untyped-def]
-    save(converted(pruned(network())), tmp_path / "m")
-    with pytest.raises((FileFormatError, InputError), match=words):
-        load(rewritten(tmp_path / "m", change), network())
+def test_a_loaded_transformers_model_refuses_save_pretrained(tmp_path: Path) -> None:
+    class Pretrained(nn.Sequential):
+        def save_pretrained(self, folder: str) -> None: ...
 
-
-def test_two_writers_leave_one_whole_file(tmp_path: Path) -> None:
-    path = tmp_path / "m"
-    models = [pruned(network(seed)) for seed in range(2)]
-    writers = [
-        threading.Thread(target=lambda m=m: [save(m, path) for _ in range(5)]) for m in models
-    ]
-    for writer in writers:
-        writer.start()
-    while any(w.is_alive() for w in writers):
-        if path.exists():
-            load(path)  # whole at any time
-    loaded = load(path)["4.weight"]
-    assert any(torch.equal(loaded, m[4].weight) for m in models)  # type: ignore[arg-type]
-    assert [p.name for p in tmp_path.iterdir()] == ["m"], "a temporary file was left"
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(pruned(nn.Linear(4, 4)), tmp_path / "m")
-    before = (tmp_path / "m").read_bytes()
-
-    def full_disk(tensors, path, metadata):  # type: ignore[no-untyped-def]
-        Path(path).write_bytes(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(container, "save_file", full_disk)
-    with pytest.raises(InputError, match="cannot be written: no space"):
-        save(pruned(nn.Linear(4, 4)), tmp_path / "m")
-    assert (tmp_path / "m").read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    model = Pretrained(pruned(nn.Linear(64, 64)))
+    sparsify_(model)
+    save(model, tmp_path / "m")
+    back = load(tmp_path / "m", Pretrained(nn.Linear(64, 64)))
+    with pytest.raises(InputError, match=r"sparse_triton\.save"):
+        back.save_pretrained("x")
 
 
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
