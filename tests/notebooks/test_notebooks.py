@@ -24,7 +24,7 @@ def cells(notebook: Any) -> list[tuple[str, str]]:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02}" for i in range(1, 5)]
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02}" for i in range(1, 6)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
