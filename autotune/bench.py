@@ -16,8 +16,9 @@ import torch
 
 from autotune import timing
 from autotune.compile_pool import CompilePool
+from autotune.conv_lab import lab_of
 from autotune.kernel_names import kernel_names
-from autotune.lab import Lab, quiet
+from autotune.lab import quiet
 from autotune.space import DENSE
 from autotune.worker import Built, Job, save_csr
 from sparse_triton.config import KernelConfig
@@ -27,7 +28,7 @@ from sparse_triton.kernel import Run
 from sparse_triton.kernels import families_of
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import Plan, plan_spmm
-from sparse_triton.problem import Problem, SpmmProblem
+from sparse_triton.problem import Problem
 from sparse_triton.records import Timing, Trial
 
 KEPT = 6  # bound kernels kept for the final comparison
@@ -77,9 +78,8 @@ class LiveBench:
         self.device, self.problem, self.pool = device, problem, pool
         self.facts = Device.of(device)
         self.csr = replace(W.csr, _memo={})  # packed forms of candidates die with the study
-        assert isinstance(problem, SpmmProblem)
         with quiet(device):
-            self.lab = Lab(W, problem, device)
+            self.lab = lab_of(W, problem, device)
         self.capacity = 1 if pool is None else pool.jobs + max(2, pool.jobs // 4)
         self.left_out: Mapping[str, str] = {} if pool is None else _too_slow(pool, problem)
         self.local: deque[Ready] = deque()

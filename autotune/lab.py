@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 import torch
@@ -18,9 +20,9 @@ from autotune.timing import Call, full_precision
 from sparse_triton.config import KernelConfig
 from sparse_triton.kernel import Run
 from sparse_triton.matrix import SparseMatrix
-from sparse_triton.numerics import error_bound
-from sparse_triton.problem import Epilogue, SpmmProblem
-from sparse_triton.verify import truth
+from sparse_triton.numerics import Float64, error_bound
+from sparse_triton.problem import ProblemT, SpmmProblem
+from sparse_triton.verify import roundings, truth
 
 Tensor = torch.Tensor
 GUARD = 1024  # elements on either side of Y
@@ -31,7 +33,7 @@ EDGE = 64  # columns at either end that are always compared
 
 @dataclass
 class Case:
-    """One set of inputs, and the truth [batch, M, compared columns] in float64 on the device."""
+    """One set of inputs, and the truth of the compared part in float64 on the device."""
 
     X: Tensor
     bias: Tensor | None
@@ -39,46 +41,51 @@ class Case:
     y64: Tensor
     magnitude: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     bounds: dict[tuple[int, int], Tensor]
+    before_pool: Float64 | None = None
 
 
-class Lab:
-    """``check`` says whether a kernel is right, ``call`` is what to time."""
+class Judge(ABC, Generic[ProblemT]):
+    """Inputs and truth: ``check`` says whether a kernel is right, ``call`` is what to time."""
 
     def __init__(
-        self, W: SparseMatrix, problem: SpmmProblem, device: torch.device, seed: int = 0
+        self, W: SparseMatrix, problem: ProblemT, device: torch.device, seed: int = 0
     ) -> None:
         self.W, self.problem, self.device = W.to(device), problem, device
         self.dtype: torch.dtype = getattr(torch, problem.x_dtype)
-        size = problem.batch * problem.M * problem.N
+        size = self._y_elements()
         inputs = INPUTS if size <= BIG else 1
-        self.columns = _compared(problem, device, seed)
-        self.cases = [self._case(seed + i) for i in range(inputs)]
+        self.columns = self._compared(seed)
+        draws = [torch.Generator(device).manual_seed(seed + i) for i in range(inputs)]
+        self.cases = [self._case(draw) for draw in draws]
         self.buffer = torch.empty(size + 2 * GUARD, dtype=self.dtype, device=device)
-        self.Y = self.buffer[GUARD : GUARD + size].view(self._shape(problem.M, problem.y_layout))
+        self.Y = self._y_in(self.buffer[GUARD : GUARD + size])
 
-    def _shape(self, rows: int, layout: str) -> tuple[int, int, int]:
-        B, N = self.problem.batch, self.problem.N
-        return (B, rows, N) if layout == "row" else (B, N, rows)
+    @abstractmethod
+    def _y_elements(self) -> int:
+        """How many elements Y has."""
 
-    def _case(self, seed: int) -> Case:
-        p = self.problem
-        draw = torch.Generator(self.device).manual_seed(seed)
+    @abstractmethod
+    def _y_in(self, memory: Tensor) -> Tensor:
+        """Y as the problem lays it out, in this memory."""
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=draw, device=self.device).to(self.dtype)
+    @abstractmethod
+    def _compared(self, seed: int) -> Tensor | None:
+        """What part of a big Y is compared with the truth; None: all."""
 
-        X = normal(*self._shape(p.K, p.x_layout))
-        bias = normal(p.M) if p.epilogue.bias else None
-        residual = normal(*self._shape(p.M, p.y_layout)) if p.epilogue.residual else None
-        x = self._seen(X, p.x_layout)
-        r = None if residual is None else self._seen(residual, p.y_layout)
-        y64, magnitude = truth(self.W, x, bias, r, p.epilogue.activation)
-        return Case(X, bias, residual, torch.from_numpy(y64).to(self.device), magnitude, {})
+    @abstractmethod
+    def _case(self, draw: torch.Generator) -> Case:
+        """Random inputs and their truth."""
 
-    def _seen(self, t: Tensor, layout: str) -> Tensor:
-        """[batch, rows, compared columns] of X, Y or the residual."""
-        t = t if layout == "row" else t.mT
-        return t if self.columns is None else t[..., self.columns]
+    @abstractmethod
+    def _seen(self, Y: Tensor) -> Tensor:
+        """The compared part of Y, in the truth's layout."""
+
+    @abstractmethod
+    def _error_bound(self, case: Case, config: KernelConfig) -> Float64:
+        """The largest legal error of the compared part."""
+
+    def _normal(self, draw: torch.Generator, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, device=self.device).to(self.dtype)
 
     def call(self, run: Run) -> Call:
         """One launch on the first set of inputs."""
@@ -93,17 +100,17 @@ class Lab:
         """Why the kernel is wrong, or '' if every element lies within the derived bound."""
         for case in self.cases:
             self.buffer.fill_(math.nan)
-            run(case.X, self.Y, case.bias, case.residual)
-            reason = self._judge(case, config)
+            made = run(case.X, self.Y, case.bias, case.residual)
+            reason = self._judge(case, self.Y if made is None else made, config)
             if reason:
                 return reason
         return ""
 
-    def _judge(self, case: Case, config: KernelConfig) -> str:
+    def _judge(self, case: Case, Y: Tensor, config: KernelConfig) -> str:
         guards = torch.cat((self.buffer[:GUARD], self.buffer[-GUARD:]))
         if not bool(guards.isnan().all()):
             return "it wrote outside of Y"
-        y = self._seen(self.Y, self.problem.y_layout).double()
+        y = self._seen(Y).double()
         ratio = (
             (y - case.y64)
             .abs_()
@@ -112,7 +119,7 @@ class Lab:
         )
         same = (y == case.y64) | (y.isnan() & case.y64.isnan())
         worst = float(ratio.masked_fill_(same, 0.0).max()) if ratio.numel() else 0.0
-        missing = self.columns is not None and bool(self.Y.isnan().any() & ~y.isnan().any())
+        missing = self.columns is not None and bool(Y.isnan().any() & ~y.isnan().any())
         if worst <= 1.0 and not missing:
             return ""
         if math.isinf(worst) or missing:
@@ -123,31 +130,61 @@ class Lab:
         key = (config.Gy, roundings(self.problem, config))
         if key not in case.bounds:
             with np.errstate(invalid="ignore"):  # infinite weights
-                bound = error_bound(
-                    self.W.csr.row_lengths, case.magnitude, case.y64.cpu().numpy(),
-                    Gy=key[0], roundings=key[1], y_dtype=self.problem.x_dtype,
-                    activation=self.problem.epilogue.activation,
-                )  # fmt: skip
+                bound = self._error_bound(case, config)
             case.bounds[key] = torch.from_numpy(bound).to(self.device)
         return case.bounds[key]
 
 
-def _compared(problem: SpmmProblem, device: torch.device, seed: int) -> Tensor | None:
-    """Columns that are compared with the truth; None: all."""
-    N = problem.N
-    keep = max(2 * EDGE, BIG // max(1, problem.batch * problem.M))
-    if keep >= N:
-        return None
-    inner = np.random.default_rng(seed).choice(N - 2 * EDGE, keep - 2 * EDGE, replace=False) + EDGE
-    edges = np.concatenate((np.arange(EDGE), np.arange(N - EDGE, N)))
-    return torch.from_numpy(np.sort(np.concatenate((inner, edges)))).to(device)
+class Lab(Judge[SpmmProblem]):
+    """A product: a part of Y are columns."""
 
+    def _y_elements(self) -> int:
+        return self.problem.batch * self.problem.M * self.problem.N
 
-def roundings(problem: SpmmProblem, config: KernelConfig) -> int:
-    """Roundings to Y's dtype: 2 where a 16-bit library product is stored before the epilogue."""
-    product = torch.promote_types(getattr(torch, problem.x_dtype), getattr(torch, problem.w_dtype))
-    stored = config.kernel == "dense" and problem.epilogue != Epilogue()
-    return 2 if stored and product != torch.float32 else 1
+    def _y_in(self, memory: Tensor) -> Tensor:
+        return memory.view(self._shape(self.problem.M, self.problem.y_layout))
+
+    def _shape(self, rows: int, layout: str) -> tuple[int, int, int]:
+        B, N = self.problem.batch, self.problem.N
+        return (B, rows, N) if layout == "row" else (B, N, rows)
+
+    def _compared(self, seed: int) -> Tensor | None:
+        """Columns: the edges and some of the inner ones."""
+        problem, N = self.problem, self.problem.N
+        keep = max(2 * EDGE, BIG // max(1, problem.batch * problem.M))
+        if keep >= N:
+            return None
+        draw = np.random.default_rng(seed)
+        inner = draw.choice(N - 2 * EDGE, keep - 2 * EDGE, replace=False) + EDGE
+        edges = np.concatenate((np.arange(EDGE), np.arange(N - EDGE, N)))
+        return torch.from_numpy(np.sort(np.concatenate((inner, edges)))).to(self.device)
+
+    def _case(self, draw: torch.Generator) -> Case:
+        p = self.problem
+        X = self._normal(draw, *self._shape(p.K, p.x_layout))
+        bias = self._normal(draw, p.M) if p.epilogue.bias else None
+        residual = None
+        if p.epilogue.residual:
+            residual = self._normal(draw, *self._shape(p.M, p.y_layout))
+        x = self._columns_of(X, p.x_layout)
+        r = None if residual is None else self._columns_of(residual, p.y_layout)
+        y64, magnitude = truth(self.W, x, bias, r, p.epilogue.activation)
+        return Case(X, bias, residual, torch.from_numpy(y64).to(self.device), magnitude, {})
+
+    def _columns_of(self, t: Tensor, layout: str) -> Tensor:
+        """[batch, rows, compared columns] of X, Y or the residual."""
+        t = t if layout == "row" else t.mT
+        return t if self.columns is None else t[..., self.columns]
+
+    def _seen(self, Y: Tensor) -> Tensor:
+        return self._columns_of(Y, self.problem.y_layout)
+
+    def _error_bound(self, case: Case, config: KernelConfig) -> Float64:
+        return error_bound(
+            self.W.csr.row_lengths, case.magnitude, case.y64.cpu().numpy(),
+            Gy=config.Gy, roundings=roundings(self.problem, config),
+            y_dtype=self.problem.x_dtype, activation=self.problem.epilogue.activation,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -173,13 +173,19 @@ def full_precision() -> Iterator[None]:
     names = tuple(f"allow_{t}_reduced_precision_reduction" for t in ("fp16", "bf16"))
     before = [getattr(matmul, name) for name in names]
     give_back_tf32 = _without_tf32()
+    convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    conv_precision = convolution.fp32_precision
     try:
         for name in names:
             setattr(matmul, name, False)
+        if conv_precision == "tf32":
+            convolution.fp32_precision = "ieee"
         yield
     finally:
         for name, value in zip(names, before, strict=True):
             setattr(matmul, name, value)
+        if conv_precision == "tf32":
+            convolution.fp32_precision = conv_precision
         give_back_tf32()
 
 

@@ -14,6 +14,7 @@ from autotune.compile_pool import CompilePool
 from autotune.tuning import Study, TuneResult, Tuning
 from sparse_triton.device import Device
 from sparse_triton.errors import CaptureError, DeviceError, InputError, ShapeError
+from sparse_triton.filter import SparseFilter
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.problem import Problem, SpmmProblem
@@ -23,7 +24,7 @@ from sparse_triton.weights import as_matrix
 
 
 def tune(
-    W: SparseMatrix | torch.Tensor,
+    W: SparseMatrix | SparseFilter | torch.Tensor,
     problem: int | Problem,
     budget: str | Budget = "quick",
     store: Store | str | PathLike[str] | None = None,
@@ -38,7 +39,7 @@ def tune(
 ) -> TuneResult:
     """Search kernel family and launch parameters of ``W @ X``; the winner is used from then on.
 
-    W        [M, K] pruned
+    W        [M, K] pruned; or a convolution's ``SparseFilter``, with a ``ConvProblem``
     problem  N, the columns of a row-major X [K, N] of W's dtype; or the problem in full
     budget   "quick" (at most 40 measured configurations), "full" (200), "exhaustive"
     store    where results are kept (default: ``sparse_triton.store.default_store()``)
@@ -62,7 +63,7 @@ def tune(
     True
     """
     where = as_device(device)
-    matrix = as_matrix(W)
+    matrix = W.matrix if isinstance(W, SparseFilter) else as_matrix(W)
     full = as_problem(matrix, problem)
     key = Key(full, matrix.pattern_hash)
     limits = as_budget(budget, sampler, seconds, compile_timeout_s)
@@ -97,12 +98,14 @@ def as_problem(W: SparseMatrix, problem: int | Problem) -> Problem:
     """The problem in full, checked against the weight."""
     dtype = str(W.dtype).removeprefix("torch.")
     M, K = W.shape
-    if isinstance(problem, SpmmProblem):
+    if isinstance(problem, Problem):
         if (problem.M, problem.K, problem.nnz, problem.w_dtype) != (M, K, W.nnz, dtype):
             raise ShapeError(f"the problem ({problem}) is not one of W, which is {W}")
         return problem
     if not isinstance(problem, int) or isinstance(problem, bool) or problem < 1:
-        raise InputError(f"problem must be a SpmmProblem or a positive N, got {problem!r}")
+        raise InputError(
+            f"problem must be a SpmmProblem, a ConvProblem or a positive N, got {problem!r}"
+        )
     return SpmmProblem(M, K, problem, W.nnz, x_dtype=dtype, w_dtype=dtype)
 
 

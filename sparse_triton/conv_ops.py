@@ -43,7 +43,7 @@ def conv2d(
             another of the three. Accumulation is float32.
     Zeros   of W do not multiply: NaN or Inf in X spreads only through stored weights. Not so where
             family dense is taken (few zeros, one channel a group): that is the library's
-            convolution, in TF32 where ``torch.backends.cudnn.allow_tf32`` says so.
+            convolution, in TF32 where ``torch.backends.cudnn`` allows it.
     Autocast casts X, bias and residual, as for ``torch.nn.functional.conv2d``; W keeps its dtype.
     Error   ``sparse_triton.numerics.error_bound``, elementwise.
     Raises  ``ShapeError``, ``DtypeError``, ``DeviceError``, ``ActivationError``, ``InputError``;

@@ -82,7 +82,7 @@ def default_config(problem: Problem, device: Device) -> KernelConfig:
 
 def _order(problem: Problem, device: Device) -> tuple[str, ...]:
     if isinstance(problem, ConvProblem):
-        return ("dense",)
+        return ("dense",) if device.kind == "cuda" else _preferred_cpu_conv(problem)
     return _preferred(problem) if device.kind == "cuda" else _preferred_cpu(problem)
 
 
@@ -110,4 +110,17 @@ def _preferred_cpu(problem: SpmmProblem) -> tuple[str, ...]:
         break_even = 0.75
     else:
         break_even = 0.7 if problem.N * problem.batch == 1 else 0.5
+    return ("cpu", "dense") if problem.sparsity >= break_even else ("dense",)
+
+
+def _preferred_cpu_conv(problem: ConvProblem) -> tuple[str, ...]:
+    """Break-even is that of the library's convolution: slow in float16, fast in bfloat16. With one
+    channel a group (depthwise) the library has a kernel of its own, and no row is long."""
+    dtypes = {problem.x_dtype, problem.w_dtype}
+    if dtypes == {"float16"}:
+        break_even = 0.0
+    elif problem.groups == problem.C:
+        return ("dense",)
+    else:
+        break_even = 0.8 if dtypes == {"bfloat16"} else 0.55
     return ("cpu", "dense") if problem.sparsity >= break_even else ("dense",)

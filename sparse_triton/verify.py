@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sparse_triton.call import Call
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
+from sparse_triton.conv_call import ConvCall
 from sparse_triton.device import Device
-from sparse_triton.executor import problem_of
+from sparse_triton.executor import AnyCall, problem_of
+from sparse_triton.kernels.dense_conv import roundings as library_roundings
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.numerics import Float64, activate, error_bound
+from sparse_triton.problem import ConvProblem, Epilogue, Problem
+from sparse_triton.verify_conv import conv_bound, conv_truth, pooled, pooled_magnitude
 
 Tensor = torch.Tensor
 CHUNK_ELEMENTS = 2**24  # 128 MB of float64 products at a time
@@ -75,27 +78,59 @@ def worst_ratio(
             W.csr.row_lengths, magnitude, y64,
             Gy=Gy, y_dtype=y_dtype, activation=activation, roundings=roundings,
         )  # fmt: skip
+    return _worst(y, y64, magnitude, bound, torch.finfo(Y.dtype).max)
+
+
+def worst_conv_ratio(
+    Y: Tensor, W: SparseMatrix, call: ConvCall, *, Gy: int = 1, roundings: int = 1
+) -> float:
+    """As ``worst_ratio``, of a convolution with W [M, C*R*S]: Y [B, M, P, Q], pooled or not."""
+    y_dtype = str(Y.dtype).removeprefix("torch.")
+    pool = call.geometry.pool
+    y64, magnitude = conv_truth(W, call)
+    if tuple(Y.shape) != call.y_shape(W.shape[0]):
+        return float("inf")
+    if Y.numel() == 0:
+        return 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        bound = conv_bound(
+            W, y64, magnitude, y_dtype, call.activation, pool, Gy=Gy, roundings=roundings
+        )
+    y64, magnitude = pooled(y64, pool), pooled_magnitude(magnitude, pool)
+    y = Y.detach().double().cpu().numpy()
+    return _worst(y, y64, magnitude, bound, torch.finfo(Y.dtype).max)
+
+
+def _worst(y: Float64, y64: Float64, magnitude: Float64, bound: Float64, largest: float) -> float:
+    with np.errstate(invalid="ignore", over="ignore"):
         ratio = np.abs(y - y64) / bound
         excused = (y == y64) | (np.isnan(y) & np.isnan(y64))
-        excused |= _overflowed(y, y64, magnitude, bound, torch.finfo(Y.dtype).max)
+        excused |= _overflowed(y, y64, magnitude, bound, largest)
     ratio[~np.isfinite(bound) | np.isnan(ratio)] = np.inf
     return float(ratio[~excused].max(initial=0.0))
 
 
-def call_ratio(Y: Tensor, W: SparseMatrix, call: Call, config: KernelConfig) -> float:
+def call_ratio(Y: Tensor, W: SparseMatrix, call: AnyCall, config: KernelConfig) -> float:
     """``worst_ratio`` of what ``executor.prepare(W, call, config)`` computed."""
-    return worst_ratio(Y, W, *call, Gy=config.Gy, roundings=roundings(W, call, config))
+    stores = roundings(problem_of(W, call), config)
+    if isinstance(call, ConvCall):
+        return worst_conv_ratio(Y, W, call, Gy=config.Gy, roundings=stores)
+    return worst_ratio(Y, W, *call, Gy=config.Gy, roundings=stores)
 
 
-def roundings(W: SparseMatrix, call: Call, config: KernelConfig) -> int:
-    """Roundings to Y's dtype: 2 where a 16-bit library product is stored before the epilogue."""
-    epilogue = call.bias is not None or call.residual is not None or call.activation is not None
-    product = torch.promote_types(call.X.dtype, W.dtype)
-    return 2 if config.kernel == "dense" and epilogue and product != torch.float32 else 1
+def roundings(problem: Problem, config: KernelConfig) -> int:
+    """Roundings to Y's dtype: more than 1 where a 16-bit library call stores its result before
+    the epilogue."""
+    product = torch.promote_types(getattr(torch, problem.x_dtype), getattr(torch, problem.w_dtype))
+    if config.kernel != "dense" or product == torch.float32:
+        return 1
+    if isinstance(problem, ConvProblem):
+        return library_roundings(problem)
+    return 1 if problem.epilogue == Epilogue() else 2
 
 
-def config_of(W: SparseMatrix, call: Call) -> KernelConfig:
-    """The configuration that ``spmm`` takes for the call."""
+def config_of(W: SparseMatrix, call: AnyCall) -> KernelConfig:
+    """The configuration that is taken for the call."""
     return choose(problem_of(W, call), W.pattern_hash, Device.of(call.X.device)).config
 
 

@@ -7,12 +7,13 @@ wider than ``cpu_kernel.MAX_WIDTH`` are walked in pieces of that width.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,6 +45,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _region.acquire(blocking=False))
 
 
+def run_tasks(
+    serial: Callable[..., None], parallel: Callable[..., None], workers: int, *arguments: object
+) -> None:
+    """All of a kernel's tasks, by ``workers`` threads where they are free."""
+    if workers > 1 and _region.acquire(blocking=False):
+        try:
+            parallel(workers, *arguments)
+        finally:
+            _region.release()
+    else:
+        serial(*arguments)
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
     """The weight as the kernel walks it: CSR over (row block, group, place).
@@ -61,18 +75,24 @@ class Packed:
 
 @functools.cache
 def load_kernel() -> tuple[Callable[..., None], Callable[..., None]]:
-    """(serial, parallel), compiled. Starting numba's threads must not change torch's number."""
-    threads = torch.get_num_threads()
-    import numba
-
-    from sparse_triton.kernels.cpu_kernel import spmm_parallel, spmm_serial
-
-    numba.get_num_threads()
-    torch.set_num_threads(threads)
+    """(serial, parallel), compiled."""
+    with torchs_threads():
+        from sparse_triton.kernels.cpu_kernel import spmm_parallel, spmm_serial
     return spmm_serial, spmm_parallel
 
 
-def packed_for(plan: Plan) -> Packed:
+@contextlib.contextmanager
+def torchs_threads() -> Iterator[None]:
+    """Starting numba's threads must not change torch's number."""
+    threads = torch.get_num_threads()
+    yield
+    import numba
+
+    numba.get_num_threads()
+    torch.set_num_threads(threads)
+
+
+def packed_for(plan: Plan[Any]) -> Packed:
     """The packed weight of a plan; plans that differ in columns only share it."""
     config = plan.config
     block_m = max(1, ceil_div(plan.problem.M, config.M_blocks))
@@ -149,19 +169,22 @@ class Cpu(Family):
         return CpuKernel(plan)
 
     def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Partial sums of every (row, group), added in group order."""
-        packed, Gy = packed_for(plan), plan.config.Gy
-        block_m = packed.rows.shape[1]
-        Y = np.full((plan.problem.M, X.shape[1]), np.nan, dtype=np.float32)
-        for b, i in zip(*np.nonzero(packed.rows != NO_ROW), strict=True):
-            acc = np.zeros(X.shape[1], dtype=np.float32)
-            for g in range(Gy):
-                at = (b * Gy + g) * block_m + i
-                entries = slice(packed.starts[at], packed.starts[at + 1])
-                x = X[packed.columns[entries]]  # [entries, N]
-                acc += (packed.values[entries, None] * x).sum(axis=0, dtype=np.float32)
-            Y[packed.rows[b, i]] = acc
-        return Y
+        return group_sums(packed_for(plan), plan.config.Gy, plan.problem.M, X)
+
+
+def group_sums(packed: Packed, Gy: int, M: int, X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """W @ X [M, N] from the partial sums of every (row, group), added in group order."""
+    block_m = packed.rows.shape[1]
+    Y = np.full((M, X.shape[1]), np.nan, dtype=np.float32)
+    for b, i in zip(*np.nonzero(packed.rows != NO_ROW), strict=True):
+        acc = np.zeros(X.shape[1], dtype=np.float32)
+        for g in range(Gy):
+            at = (b * Gy + g) * block_m + i
+            entries = slice(packed.starts[at], packed.starts[at + 1])
+            x = X[packed.columns[entries]]  # [entries, N]
+            acc += (packed.values[entries, None] * x).sum(axis=0, dtype=np.float32)
+        Y[packed.rows[b, i]] = acc
+    return Y
 
 
 class CpuKernel:
@@ -209,13 +232,7 @@ class CpuKernel:
                 0 if bias is None else bias.data_ptr(),
                 0 if residual is None else residual.data_ptr(),
             )
-            if workers > 1 and _region.acquire(blocking=False):
-                try:
-                    spmm_parallel(workers, *x_y_bias_residual, *arguments)
-                finally:
-                    _region.release()
-            else:
-                spmm_serial(*x_y_bias_residual, *arguments)
+            run_tasks(spmm_serial, spmm_parallel, workers, *x_y_bias_residual, *arguments)
             if self.turns:
                 Y.view(B, N, M).copy_(y.mT)
             elif y is not Y:

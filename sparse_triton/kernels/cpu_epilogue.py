@@ -54,7 +54,8 @@ def _gelu(v):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy")
-def _activate(a, activation):  # type: ignore[no-untyped-def]
+def activate(a, activation):  # type: ignore[no-untyped-def]
+    """a = activation(a), of a whole array; NaN stays NaN."""
     if activation == RELU:
         for j in range(len(a)):
             a[j] = np.float32(0.0) if a[j] < 0 else a[j]
@@ -82,7 +83,7 @@ def finish(sums, y, width, bias, residual, y_n, activation):  # type: ignore[no-
         for j in range(width):
             a[j] += r[j * y_n]
     if activation != 0:
-        _activate(a, activation)
+        activate(a, activation)
     to = carray(floats(y), (width * y_n,))
     whole = width // LINE * LINE if y_n == 1 else 0
     for j in range(0, whole, LINE):

@@ -46,7 +46,7 @@ def padded_width(width):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _multiply(width, x, stride, columns, values, start, stop, out, add):  # type: ignore[no-untyped-def]
+def multiply(width, x, stride, columns, values, start, stop, out, add):  # type: ignore[no-untyped-def]
     """One group of one row times the ``width`` columns at x; see ``row_times_tile``."""
     if width == 64:
         _w64(x, stride, columns, values, start, stop, out, add)
@@ -115,7 +115,7 @@ def _run_block(  # type: ignore[no-untyped-def]
                 _ask_for_row(y, rows[block, i + Y_AHEAD], y_m, width)
             at = (block * groups + g) * block_m + i
             out = sums + 4 * i * room
-            _multiply(
+            multiply(
                 padded, x, stride, columns.ctypes.data, values.ctypes.data,
                 starts[at], starts[at + 1], out, g,
             )  # fmt: skip
@@ -145,6 +145,7 @@ def _work(  # type: ignore[no-untyped-def]
     while True:
         task = take_ticket(counter.ctypes.data)
         if task >= batch * tiles * blocks:
+            scratch[0] = 0.0  # numba frees an array after its last use, whoever has its address
             return
         block, tile, b = task % blocks, task // blocks % tiles, task // blocks // tiles
         stop = min((tile + 1) * block_n, N)
@@ -165,9 +166,9 @@ def _work(  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-def _sources() -> str:
-    """A digest of every file compiled here: numba's cache watches only this one."""
-    names = ("cpu_kernel.py", "cpu_epilogue.py", "cpu_vector.py")
+def sources(*more: str) -> str:
+    """A digest of every file compiled here, and ``more``: numba's cache watches only its own."""
+    names = ("cpu_kernel.py", "cpu_epilogue.py", "cpu_vector.py", *more)
     return hashlib.sha256(
         b"".join(Path(__file__).with_name(name).read_bytes() for name in names)
     ).hexdigest()
@@ -177,14 +178,14 @@ _ARRAYS = "i4[::1], f4[::1], i8[::1], i4[:, ::1]"
 _NUMBERS = ", ".join(["i8"] * 11)
 
 
-def _serial(sources: str):  # type: ignore[no-untyped-def]
+def _serial(digest: str):  # type: ignore[no-untyped-def]
     @njit(f"void(i8, i8, i8, i8, {_ARRAYS}, {_NUMBERS})", nogil=True, cache=True)
     def spmm_serial(  # type: ignore[no-untyped-def]
         x, y, bias, residual, columns, values, starts, rows, batch, M, K, N, groups, block_n,
         x_k, x_n, y_m, y_n, activation,
     ):  # fmt: skip
         """``spmm_parallel`` in the calling thread."""
-        _ = sources  # a closure's values are part of the cache key
+        _ = digest  # a closure's values are part of the cache key
         _work(
             np.zeros(1, np.int64), x, y, bias, residual, columns, values, starts, rows,
             batch, M, K, N, groups, block_n, x_k, x_n, y_m, y_n, activation,
@@ -193,14 +194,14 @@ def _serial(sources: str):  # type: ignore[no-untyped-def]
     return spmm_serial
 
 
-def _parallel(sources: str):  # type: ignore[no-untyped-def]
+def _parallel(digest: str):  # type: ignore[no-untyped-def]
     @njit(f"void(i8, i8, i8, i8, i8, {_ARRAYS}, {_NUMBERS})", nogil=True, cache=True, parallel=True)
     def spmm_parallel(  # type: ignore[no-untyped-def]
         workers, x, y, bias, residual, columns, values, starts, rows, batch, M, K, N, groups,
         block_n, x_k, x_n, y_m, y_n, activation,
     ):  # fmt: skip
         """``workers`` threads share the tasks; arguments as ``CpuKernel.bind`` lays them out."""
-        _ = sources
+        _ = digest
         counter = np.zeros(1, np.int64)
         for _worker in prange(workers):
             _work(
@@ -211,5 +212,5 @@ def _parallel(sources: str):  # type: ignore[no-untyped-def]
     return spmm_parallel
 
 
-spmm_serial = _serial(_sources())
-spmm_parallel = _parallel(_sources())
+spmm_serial = _serial(sources())
+spmm_parallel = _parallel(sources())

@@ -51,7 +51,7 @@ class DenseConvKernel:
     """``conv2d`` and element-wise calls, in the wider of the weight's and X's dtype.
 
     On a GPU cuDNN measures its algorithms at the first call (``benchmark=True``) and computes
-    float32 as ``torch.backends.cudnn.allow_tf32`` says.
+    float32 in TF32 where ``torch.backends.cudnn`` allows it: by default it does.
     """
 
     def __init__(self, plan: Plan[ConvProblem]) -> None:
@@ -121,9 +121,10 @@ def _library_call(problem: ConvProblem, W: torch.Tensor) -> Convolve:
         if uneven:
             X = F.pad(X, (left, right, top, bottom))
         if X.device.type == "cuda" and torch.backends.cudnn.enabled:
+            tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
             y: torch.Tensor = torch.cudnn_convolution(
                 X, W, border, problem.stride, problem.dilation, problem.groups,
-                benchmark=True, deterministic=False, allow_tf32=torch.backends.cudnn.allow_tf32,
+                benchmark=True, deterministic=False, allow_tf32=tf32,
             )  # fmt: skip
             return y if bias is None else y.add_(bias[:, None, None])
         return F.conv2d(X, W, bias, problem.stride, border, problem.dilation, problem.groups)

@@ -11,6 +11,7 @@ import torch
 from sparse_triton import SparseMatrix, verify
 from sparse_triton.call import Call
 from sparse_triton.config import KernelConfig
+from sparse_triton.executor import problem_of
 from tests.support import weight
 
 
@@ -121,4 +122,4 @@ def test_roundings(
 ) -> None:
     W = SparseMatrix.from_dense(torch.eye(4, dtype=w_dtype))
     call = Call(torch.ones(4, 2, dtype=dtype), None, None, activation, False)
-    assert verify.roundings(W, call, KernelConfig(kernel)) == want
+    assert verify.roundings(problem_of(W, call), KernelConfig(kernel)) == want
