@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from autotune.timing import interleaved, timer_for
-from benchmarks import spmm
 from benchmarks.paper import published
 from benchmarks.paper.part import Part, Row, Setting, Table, number, shape_of
 from benchmarks.problems import paper_problems
@@ -69,7 +68,7 @@ def _measure(setting: Setting) -> list[Row]:
     weights = {p: p.load() for p in papers}
     problems = {p: SpmmProblem(p.M, p.K, p.N, weights[p].nnz) for p in papers}
     choices = {p: grids(problems[p], setting.facts) for p in papers}
-    setting.compile((spmm.Case(p, 1), c) for p in papers for cs in choices[p].values() for c in cs)
+    setting.compile((p, c) for p in papers for cs in choices[p].values() for c in cs)
     rows = []
     for p in papers:
         W = weights[p].to(setting.device)

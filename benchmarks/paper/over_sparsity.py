@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import spmm
 from benchmarks.paper import published
 from benchmarks.paper.part import Part, Row, Setting, Table, number, us_of
 from benchmarks.problems import PaperProblem
@@ -22,10 +21,8 @@ LINES = {
 
 
 def _measure(setting: Setting) -> list[Row]:
-    cases = [
-        spmm.Case(PaperProblem(14, M, K, N, "MobileNetV1", s, None, None), 1) for s in SPARSITIES
-    ]
-    return spmm.measure(cases, csr=True, families=("unrolled", "gather"))
+    problems = [PaperProblem(14, M, K, N, "MobileNetV1", s, None, None) for s in SPARSITIES]
+    return setting.contest(problems, ("unrolled", "gather"))
 
 
 def _table(rows: list[Row]) -> Table:

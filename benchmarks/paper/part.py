@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import spmm
 from benchmarks.paper.published import NOT_AVAILABLE
-from benchmarks.problems import paper_problems
+from benchmarks.problems import PaperProblem, paper_problems
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 
@@ -54,11 +54,16 @@ class Setting:
     @cached_property
     def products(self) -> list[Row]:
         """The paper's 20 products at 90 % and 11 at 95 %, batch 1, measured once for all parts."""
-        problems = paper_problems(self.folder, ("0.9", "0.95"))
-        return spmm.measure([spmm.Case(p, 1) for p in problems], csr=True, families=())
+        return self.contest(paper_problems(self.folder, ("0.9", "0.95")), ())
 
-    def compile(self, plans: Iterable[tuple[spmm.Case, KernelConfig]]) -> None:
-        spmm.compile_ahead(plans, self.facts)
+    def contest(self, problems: Iterable[PaperProblem], families: tuple[str, ...]) -> list[Row]:
+        """Every library call, what ``spmm`` takes and these families' defaults, as
+        ``python -m benchmarks spmm`` has them."""
+        return spmm.measure([spmm.Case(p, 1) for p in problems], csr=True, families=families)
+
+    def compile(self, jobs: Iterable[tuple[PaperProblem, KernelConfig]]) -> None:
+        """Fill Triton's disk cache, one process a core."""
+        spmm.compile_ahead(((spmm.Case(p, 1), config) for p, config in jobs), self.facts)
 
 
 def shape_of(row: Row) -> str:
