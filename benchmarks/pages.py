@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import host, report
 from benchmarks.paper import PARTS
 from benchmarks.paper.write import page
+from benchmarks.sections import SECTIONS
 
 Result = dict[str, Any]
 
@@ -39,6 +40,7 @@ def _readme(results: Path) -> str:
     return (
         f"{_measured(spmm)}\n\n{report.summary(spmm['rows'])}\n\n"
         "![speed-up per problem](benchmarks/results/spmm.png)\n\n"
+        f"{_networks(results / 'models.json')}"
         f"{_cpu_sentence(_load(results / 'spmm-cpu.json'))}"
     )
 
@@ -57,7 +59,19 @@ def _performance(results: Path) -> str:
         f"### Host time of one eager call\n\nOn a {calls['environment']['device']}:\n\n"
         f"{host.table(calls['us'])}\n\n"
         f"### On a CPU\n\n{_cpu_sentence(_load(results / 'spmm-cpu.json'))}"
+        + "".join(f"\n\n{text}" for s in SECTIONS if (text := s.text(results)))
     )
+
+
+def _networks(path: Path) -> str:
+    """Speed-ups of whole networks in a sentence; empty where they were not measured."""
+    if not path.exists():
+        return ""
+    from benchmarks.models_report import OURS, speedup
+
+    rows = _load(path)["rows"]
+    gains = ", ".join(f"{r['network']} {speedup(r, OURS):.2f}" for r in rows if r["batch"] == 1)
+    return f"Whole pruned networks at batch 1, × dense fp32, both in CUDA graphs: {gains}.\n\n"
 
 
 def _measured(result: Result) -> str:

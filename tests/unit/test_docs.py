@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.pages import write_pages
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -53,3 +56,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         beside = page.parent / target
         assert beside.exists() or (ROOT / target).exists(), f"{page.name}: {target}"
+
+
+def test_tables_are_generated(tmp_path: Path) -> None:
+    """``python -m benchmarks readme`` changes nothing: no figure was typed or forgotten."""
+    for name in ("README.md", "docs/performance.md", "docs/literature.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "benchmarks/results", tmp_path / "benchmarks/results")
+    for page in write_pages(tmp_path):
+        assert page.read_text() == (ROOT / page.relative_to(tmp_path)).read_text()
