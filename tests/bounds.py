@@ -1,8 +1,10 @@
-"""The error that a float32 run of a model may have: float64 and a bound, carried node by node.
+"""The error that a run of a model may have: float64 and a bound, carried node by node.
 
 Every node's own rounding is at most ``G`` times the sum of the magnitudes it adds up, with
 ``G = gamma(longest sum + 16)``: the 16 cover bias, residual, the rounding of folded weights and
-partial sums. Errors of the inputs pass through |W|, the slope of an activation, the pool.
+partial sums. Errors of the inputs pass through |W|, the slope of an activation, the pool. In 16-bit
+types every node adds four roundings to that type: of its input, its weight, a stored product and
+its result.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from sparse_triton.numerics import gamma
+from sparse_triton.numerics import SMALLEST_SUBNORMAL, UNIT_ROUNDOFF, gamma
 
 Tensor = torch.Tensor
 Pair = tuple[Tensor, Tensor]  # value and error, float64
@@ -25,36 +27,45 @@ NAMES: dict[Any, str] = {
 }  # fmt: skip
 
 
-def bounded(model: nn.Module, *inputs: Tensor) -> Pair:
-    """(y, largest legal error) of a dense model without masks, in eval mode."""
-    return Bounded(model).run(*((x.double(), torch.zeros_like(x).double()) for x in inputs))
+@torch.no_grad()
+def bounded(model: nn.Module, *inputs: Tensor, dtype: str = "float32") -> Pair:
+    """(y, largest legal error) of a dense model without masks, in eval mode, on the CPU."""
+    pairs = ((x.double(), torch.zeros_like(x).double()) for x in inputs)
+    return Bounded(model, dtype).run(*pairs)
 
 
 def worst(Y: Tensor, expected: Pair) -> float:
     """Largest error over bound; right where it is at most 1."""
     y, e = expected
+    Y = Y.detach().cpu()
     assert Y.shape == y.shape
     return float(((Y.double() - y).abs() / (e + 1e-300)).max()) if Y.numel() else 0.0
 
 
 class Bounded(fx.Interpreter):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, dtype: str) -> None:
         super().__init__(fx.symbolic_trace(model))
         sums = [1, *(w[0].numel() for w in model.parameters() if w.ndim > 1)]
         self.G = float(gamma(max(sums) + 16))
+        low = dtype != "float32"
+        self.u = 4 * UNIT_ROUNDOFF[dtype] if low else 0.0
+        self.tiny = 4 * SMALLEST_SUBNORMAL[dtype] if low else 0.0
+        self.G += self.u
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "placeholder":
             return super().run_node(n)
+        if n.op == "get_attr":
+            return _exact(self.fetch_attr(str(n.target)))
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         match n.op:
             case "output":
                 return args[0]
             case "call_module":
-                return self.call(self.fetch_attr(str(n.target)), *args)
-            case "call_function" | "call_method":
-                return self.function(n.target, args, kwargs)
-        raise AssertionError(n.op)
+                v, e = self.call(self.fetch_attr(str(n.target)), *args)
+            case _:
+                v, e = self.function(n.target, args, kwargs)
+        return v, e + self.u * (v.abs() + e) + self.tiny
 
     def call(self, m: Any, x: Pair) -> Pair:
         v, e = x
@@ -62,9 +73,11 @@ class Bounded(fx.Interpreter):
             case nn.Linear() | nn.Conv2d():
                 return self.product(m, v, e)
             case nn.BatchNorm2d():
-                s = m.weight.double() / (m.running_var.double() + m.eps).sqrt()
-                t = m.bias.double() - m.running_mean.double() * s
-                size = m.bias.double().abs() + (m.running_mean.double() * s).abs()
+                one = torch.ones_like(m.running_var) if m.weight is None else m.weight
+                beta = torch.zeros_like(m.running_var) if m.bias is None else m.bias
+                s = one.double() / (m.running_var.double() + m.eps).sqrt()
+                t = beta.double() - m.running_mean.double() * s
+                size = beta.double().abs() + (m.running_mean.double() * s).abs()
                 s, t, size = (a[:, None, None] for a in (s, t, size))
                 return v * s + t, e * s.abs() + self.G * ((v.abs() + e) * s.abs() + size)
             case nn.MaxPool2d():
@@ -73,7 +86,11 @@ class Bounded(fx.Interpreter):
                 return m(v), m(e) + self.G * m(v.abs() + e)
             case nn.Identity() | nn.Dropout():
                 return x
-        return self.activation(NAMES[type(m)], v, e)
+            case nn.Sequential():
+                for child in m:
+                    x = self.call(child, x)
+                return x
+        return self.activation(NAMES[type(m)], v, e, getattr(m, "approximate", "none"))
 
     def product(self, m: Any, v: Tensor, e: Tensor) -> Pair:
         w, b = m.weight.detach().double(), m.bias
@@ -87,17 +104,28 @@ class Bounded(fx.Interpreter):
         size = f(v.abs() + e, w.abs(), b.abs())
         return f(v, w, b), f(e, w.abs(), None) + self.G * size
 
-    def activation(self, name: str, v: Tensor, e: Tensor) -> Pair:
-        return getattr(F, name)(v), SLOPES[name] * e + (name != "relu") * self.G * (v.abs() + e)
+    def activation(self, name: str, v: Tensor, e: Tensor, how: str = "none") -> Pair:
+        y = F.gelu(v, approximate=how) if name == "gelu" else getattr(F, name)(v)
+        return y, SLOPES[name] * e + (name != "relu") * self.G * (v.abs() + e)
 
     def function(self, f: Any, args: Any, kwargs: Any) -> Any:
         if f in (operator.add, operator.iadd, torch.add, "add", "add_"):
-            (a, ea), (b, eb) = args
-            return a + b, ea + eb + self.G * (a.abs() + ea + b.abs() + eb)
+            (a, ea), (b, eb) = (x if isinstance(x, tuple) else _exact(x) for x in args)
+            alpha = kwargs.get("alpha", 1)
+            size = a.abs() + ea + alpha * (b.abs() + eb)
+            return a + alpha * b, ea + alpha * eb + self.G * size
         v, e = args[0]
         if f in NAMES:
-            return self.activation(NAMES[f], v, e)
+            how = kwargs.get("approximate", "none")
+            return self.activation(NAMES[f], v, e, how)
         if f == "mean":
             return v.mean(*args[1:]), e.mean(*args[1:]) + self.G * (v.abs() + e).mean(*args[1:])
+        if f in ("clone", "double"):
+            return args[0]
         assert f in ("flatten", torch.flatten), f
         return v.flatten(*args[1:]), e.flatten(*args[1:])
+
+
+def _exact(x: Tensor | float) -> Pair:
+    v = torch.as_tensor(x, dtype=torch.float64)
+    return v, torch.zeros_like(v)

@@ -76,4 +76,6 @@ def prepared(model: nn.Module, sparsity: float = 0.8, seed: int = 0) -> Any:
                 w = m.weight
                 w.copy_(torch.randn(w.shape, generator=draw) / w[0].numel() ** 0.5)
                 w[torch.rand(w.shape, generator=draw) < sparsity] = 0.0
+                if m.bias is not None:
+                    m.bias.copy_(torch.randn(m.bias.shape, generator=draw))
     return model.eval()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 import torch
@@ -28,27 +27,78 @@ class Block:
 
 
 def find_blocks(
-    model: Module, wanted: set[Module], idle: Callable[[Module], bool]
+    model: Module, wanted: set[Module], calls: Counter[Module] | None
 ) -> dict[Module, Block]:
     """The block of each wanted layer that something is fused with.
 
-    idle  modules to leave alone: what they would do is unknown
+    calls  how often each module was called in one forward pass; None: it was never watched
+
+    A layer that others than its own block call, past the block's forward, is left alone: as far as
+    their forwards can be traced, and where the calls were counted.
     """
     shared = shared_modules(model)
-    parents = {m for m in model.modules() if any(c in wanted for c in m.children())}
+    block_of = {
+        layer: _caller(model, layer, name)
+        for name, layer in model.named_modules()
+        if layer in wanted
+    }
+    graphs: dict[Module, fx.Graph] = {}
+    for module in model.modules():
+        if any(child in wanted for child in module.modules() if child is not module):
+            graph = shallow_graph(module)
+            if not isinstance(graph, str):
+                graphs[module] = graph
+    alone = wanted - _reached(graphs, block_of)
     blocks: dict[Module, Block] = {}
-    for module in parents:
-        graph = "" if idle(module) else shallow_graph(module)
-        if isinstance(graph, str):
-            continue
+    for module, graph in graphs.items():
         block = Block(module, graph)
         rewritable = not why_not_rewritten(module) and module not in shared
-        for fusion in find_fusions(module, graph, wanted.__contains__, shared):
-            if rewritable or not fusion.in_code:
+        mine = {layer for layer in alone if block_of[layer] is module}
+        for fusion in find_fusions(module, graph, mine.__contains__, shared):
+            if (rewritable or not fusion.in_code) and _as_traced(module, fusion, calls):
                 layer = module.get_submodule(fusion.layer)
                 block.fusions[layer] = fusion
                 blocks[layer] = block
     return blocks
+
+
+def _caller(model: Module, layer: Module, name: str) -> Module:
+    """The nearest module above a layer that has a forward: lists and dictionaries have none."""
+    while name:
+        name = name.rpartition(".")[0]
+        above = model.get_submodule(name)
+        if not isinstance(above, torch.nn.ModuleList | torch.nn.ModuleDict):
+            return above
+    return layer
+
+
+def _reached(graphs: dict[Module, fx.Graph], block_of: dict[Module, Module]) -> set[Module]:
+    """Layers that a forward other than their block's calls or reads."""
+    found = set()
+    for module, graph in graphs.items():
+        for node in graph.nodes:
+            path = str(node.target)
+            while node.op in ("call_module", "get_attr") and path:
+                target = _submodule(module, path)
+                if target in block_of and block_of[target] is not module:
+                    found.add(target)
+                path = path.rpartition(".")[0]
+    return found
+
+
+def _submodule(module: Module, path: str) -> Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:  # a parameter or a buffer
+        return None
+
+
+def _as_traced(module: Module, fusion: Fusion, calls: Counter[Module] | None) -> bool:
+    """Whether the block ran, and its modules as often as it did."""
+    if calls is None:
+        return True
+    parts = [module.get_submodule(path) for path in (fusion.layer, *fusion.modules)]
+    return calls[module] > 0 and all(calls[part] == calls[module] for part in parts)
 
 
 def apply(block: Block, fused: dict[Module, SparseModule]) -> None:

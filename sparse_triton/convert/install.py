@@ -31,7 +31,7 @@ def install_(model: Module, layers: Mapping[str, SparseModule]) -> None:
         raise InputError(f"the model does not have the sparse layers: {e}") from None
     fused = {n: m for n, m in layers.items() if m.fused not in ((), (transformer.ACTIVATION,))}
     with evaluating(model):
-        blocks = find_blocks(model, {dense[name] for name in fused}, lambda module: False)
+        blocks = find_blocks(model, {dense[name] for name in fused}, None)
     for name, sparse in fused.items():
         _match(name, dense[name], sparse, blocks.get(dense[name]))
     for name, sparse in layers.items():

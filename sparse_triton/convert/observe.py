@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 Tensor = torch.Tensor
 Module = torch.nn.Module
-Seen = dict[Module, list[Tensor]]
 
 
-def watch(model: Module, example_inputs: Any, modules: list[Module]) -> Seen:
-    """The first argument of every call of the modules, as meta tensors with shape and strides.
+@dataclass
+class Watched:
+    """What one forward pass did: the calls of each module, and what they were called with, as meta
+    tensors with shape and strides."""
+
+    calls: Counter[Module] = field(default_factory=Counter)
+    inputs: dict[Module, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+
+def watch(model: Module, example_inputs: Any) -> Watched:
+    """Run the model once, in eval mode and without gradients; its modes are restored.
 
     example_inputs  a tensor, a tuple of positional or a mapping of keyword arguments
-    The model runs once, in eval mode and without gradients; its modes are restored.
     """
-    seen: Seen = {module: [] for module in modules}
+    watched = Watched()
 
     def note(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        watched.calls[module] += 1
         X = args[0] if args else next(iter(kwargs.values()), None)
-        if isinstance(X, Tensor):
+        if isinstance(X, Tensor) and X.layout is torch.strided:
             form = torch.empty_strided(X.shape, X.stride(), dtype=X.dtype, device="meta")
-            form.seen_on = X.device  # type: ignore[attr-defined]
-            seen[module].append(form)
+            watched.inputs[module].append(form)
 
-    handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in modules]
+    handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in model.modules()]
     try:
         with evaluating(model), torch.no_grad():
             run(model, example_inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return watched
 
 
 def run(model: Callable[..., Any], example_inputs: Any) -> Any:

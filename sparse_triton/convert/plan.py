@@ -13,7 +13,7 @@ from sparse_triton.convert.blocks import Block, find_blocks, names_of_modules, s
 from sparse_triton.convert.build import build
 from sparse_triton.convert.config import SparsifyConfig
 from sparse_triton.convert.gain import Gain, expected_gain
-from sparse_triton.convert.observe import Seen, watch
+from sparse_triton.convert.observe import watch
 from sparse_triton.convert.patterns import Fusion, why_not_folded
 from sparse_triton.convert.read import Layer, layers_of, unreadable
 from sparse_triton.convert.report import Report, Row
@@ -56,9 +56,7 @@ class _Planner:
         self.shared = shared_modules(model)
         self.holders = _holders_of_parameters(model)
         self.attended = _inside_attention(model)
-        self.seen: Seen | None = None
-        if example is not None:
-            self.seen = watch(model, example, [m for m in self.names if m is not model])
+        self.watched = None if example is None else watch(model, example)
         self.weights: dict[Module, torch.Tensor] = {}
         self.reasons: dict[Module, str] = {}
 
@@ -132,11 +130,8 @@ class _Planner:
     def _blocks(self) -> dict[Module, Block]:
         """The block of each layer that something is fused with."""
         wanted = {x.module for x in self.layers if x.module not in self.reasons}
-        return find_blocks(self.model, wanted, self._idle)
-
-    def _idle(self, module: Module) -> bool:
-        """Whether the example never ran it: then what it does elsewhere is unknown."""
-        return self.seen is not None and module is not self.model and not self.seen[module]
+        calls = None if self.watched is None else self.watched.calls
+        return find_blocks(self.model, wanted, calls)
 
     # -- decisions ---------------------------------------------------------------------------------
 
@@ -163,10 +158,12 @@ class _Planner:
         return row, Step(layer, sparse, fusion, block)
 
     def _gain(self, layer: Layer, sparse: SparseModule, fusion: Fusion | None) -> Gain | None:
-        if self.seen is None:
+        if self.watched is None:
             return None
         residual = fusion is not None and fusion.residual is not None
-        return expected_gain(sparse, self.seen[layer.module], residual, sparse.values.device)
+        return expected_gain(
+            sparse, self.watched.inputs[layer.module], residual, sparse.values.device
+        )
 
     def _why_no_gain(self, gain: Gain) -> str:
         if gain.choice.config.kernel == "dense":
@@ -181,7 +178,7 @@ class _Planner:
             words.append(f"zeros by {layer.masked_by}")
         if gain is not None:
             words.append(f"N = {gain.columns}: {gain.choice.config.kernel} ({gain.choice.source})")
-        elif self.seen is not None:
+        elif self.watched is not None:
             words.append("the example inputs never reach it")
         if any(p.requires_grad for p in layer.parameters) and layer.module.training:
             words.append("the weight is a constant from now on: it no longer trains")
