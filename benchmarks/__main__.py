@@ -1,4 +1,4 @@
-"""``python -m benchmarks {spmm,tuned,models,paper,host,readme}``: every table of the README."""
+"""``python -m benchmarks COMMAND``: every table of the README and the documentation."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--compile", action="store_true", help="torch.compile too: minutes")
     _outputs(models)
     models.set_defaults(command=_models)
+    decode = commands.add_parser("decode", help="pruned LLM layers, few tokens, 16 bits")
+    decode.add_argument("--shapes", help="MxK,... (default: five of LLMs)")
+    decode.add_argument("--sparsity", help="0.5,... (default: 0.5 to 0.9)")
+    decode.add_argument("--columns", help="N: 1,2,... (default: 1 to 32)")
+    _outputs(decode)
+    decode.set_defaults(command=_decode)
     calls = commands.add_parser("host", help="host time of one eager call")
     _outputs(calls)
     calls.set_defaults(command=_host)
@@ -128,6 +134,26 @@ def _models(args: argparse.Namespace) -> None:
     print(models_report.latencies(rows), models_report.sizes(rows), sep="\n\n")
     if args.png:
         models_report.plot(rows, facts, args.png)
+
+
+def _decode(args: argparse.Namespace) -> None:
+    from benchmarks import decode, decode_report
+
+    shapes: Any = decode.SHAPES
+    if args.shapes:
+        shapes = [tuple(int(n) for n in s.split("x")) for s in args.shapes.split(",")]
+    sparsities = _numbers(args.sparsity, float) or decode.SPARSITIES
+    rows, ceilings = decode.run(shapes, sparsities, _numbers(args.columns, int) or decode.COLUMNS)
+    facts = environment(Device.of(torch.device("cuda")))
+    if args.png:
+        decode_report.plot(rows, facts, args.png)
+    result = {"benchmark": "decode", "environment": facts, "ceilings": ceilings.to_dict()}
+    _finish(args, {**result, "rows": rows})
+    print(decode_report.details(rows), decode_report.summary(rows), sep="\n\n")
+
+
+def _numbers(text: str | None, kind: Any) -> tuple[Any, ...]:
+    return tuple(kind(n) for n in text.split(",")) if text else ()
 
 
 def _host(args: argparse.Namespace) -> None:

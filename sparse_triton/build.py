@@ -42,6 +42,7 @@ class KernelSource:
 
     x_dtype  dtype of x, y, bias and residual; x, y and residual are 16-byte aligned
     grid     programs along the three axes
+    window_bytes  shared memory that the kernel's own PTX uses beyond what it declares
     """
 
     fn: Any
@@ -52,6 +53,7 @@ class KernelSource:
     grid: tuple[int, int, int]
     num_warps: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    window_bytes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,25 +66,29 @@ class TritonKernel:
     def bind(self, device: torch.device) -> Run:
         """Load the code, upload the arrays, and return the launch: about 5 us of host time."""
         with torch.cuda.device(device):
-            loaded = _load(self.compiled, device)
+            loaded = _load(self.compiled, device, self.source.window_bytes)
             arrays = [_upload(a, device) for a in self.source.arrays.values()]
         return _launcher(self, loaded, arrays)
 
 
-_loaded: weakref.WeakValueDictionary[tuple[int, torch.device], CompiledKernel] = (
+_loaded: weakref.WeakValueDictionary[tuple[int, torch.device, int], CompiledKernel] = (
     weakref.WeakValueDictionary()
 )
 
 
-def _load(compiled: CompiledKernel, device: torch.device) -> CompiledKernel:
+def _load(compiled: CompiledKernel, device: torch.device, window_bytes: int) -> CompiledKernel:
     """The code on a device, once: a loaded kernel belongs to one device, so each has a copy.
 
     Launches keep both alive.
     """
-    key = (id(compiled), device)
+    key = (id(compiled), device, window_bytes)
     loaded = _loaded.get(key)
     if loaded is None:
         loaded = copy.copy(compiled)
+        if window_bytes:  # launched with more shared memory than Triton itself laid out
+            warps, ctas, shared = loaded.packed_metadata
+            loaded.metadata = loaded.metadata._replace(shared=shared + window_bytes)
+            loaded.packed_metadata = (warps, ctas, shared + window_bytes)
         try:
             loaded._init_handles()
         except TritonError as e:

@@ -15,7 +15,7 @@ Fastest = Literal["rows", "columns"]
 class KernelConfig:
     """How one problem is cut and which kernel family runs it.
 
-    kernel      family: "unrolled", "gather", "dense", "cpu"
+    kernel      family: "unrolled", "gather", "decode", "dense", "cpu"
     M_blocks    row blocks (a count, not a size)
     N_blocks    column tiles (a count, not a size)
     Gy          thread groups that share a row block's K range by equal nnz
@@ -27,6 +27,9 @@ class KernelConfig:
     sync_every  instructions between barriers that keep warps in lock step; 0: none
     fastest     what neighbouring programs differ in: "rows" (they share a column tile of X) or
                 "columns" (they share code or pairs)
+    chunk       columns of a compressed weight written out at once for the tensor cores; 0: none,
+                and the other units multiply
+    gap_bits    of a compressed weight: bits for the distance between two non-zeros of a row
 
     Families ignore what they do not name in their ``space``. Validity is one rule:
     ``family.why_not(problem, config, device)``.
@@ -42,6 +45,8 @@ class KernelConfig:
     sync_every: int = 0
     repeat: int = 1
     fastest: Fastest = "rows"
+    gap_bits: int = 4
+    chunk: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,11 +78,13 @@ class KernelConfig:
 
 def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | None:
     """The laws every family shares: positive counts, a known way to cut rows."""
-    for name in ("M_blocks", "N_blocks", "Gy", "vector", "prefetch", "repeat"):
+    for name in ("M_blocks", "N_blocks", "Gy", "vector", "prefetch", "repeat", "gap_bits"):
         if getattr(config, name) < 1:
             return f"{name} must be at least 1, got {getattr(config, name)}"
     if config.sync_every < 0:
         return f"sync_every must be 0 (never) or positive, got {config.sync_every}"
+    if config.chunk < 0:
+        return f"chunk must be 0 (none) or positive, got {config.chunk}"
     if config.fastest not in ("rows", "columns"):
         return f'fastest must be "rows" or "columns", got {config.fastest!r}'
     if config.row_blocks not in row_blocks:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from sparse_triton.kernels.cpu import Cpu
 from sparse_triton.kernels.cpu_conv import CpuConv
+from sparse_triton.kernels.decode import Decode
 from sparse_triton.kernels.dense import Dense
 from sparse_triton.kernels.dense_conv import DenseConv
 from sparse_triton.kernels.family import Family
@@ -14,7 +15,7 @@ from sparse_triton.kernels.gather import Gather
 from sparse_triton.kernels.unrolled import Unrolled
 from sparse_triton.problem import ConvProblem, ProblemT
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (Unrolled(), Gather(), Dense(), Cpu())}
+FAMILIES: dict[str, Family] = {f.name: f for f in (Unrolled(), Gather(), Decode(), Dense(), Cpu())}
 CONV_FAMILIES: dict[str, Family[ConvProblem]] = {f.name: f for f in (DenseConv(), CpuConv())}
 
 _OF_KIND: dict[str, Mapping[str, Family[Any]]] = {"spmm": FAMILIES, "conv": CONV_FAMILIES}

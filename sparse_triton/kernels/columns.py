@@ -27,18 +27,18 @@ class Columns:
     def words(self) -> int:
         return self.vector if self.wide else max(1, self.vector // 2)
 
-    def load(self, words: list[str], address: str, guard: str = "") -> str:
+    def load(self, words: list[str], address: str, guard: str = "", space: str = "global") -> str:
         """One load instruction; ``guard`` is a predicate such as ``@p``.
 
         Not ``.nc``: X may be written by the kernel before, up to ``WAIT_FOR_INPUTS``.
         """
         if not self.wide and self.vector == 1:
-            return f"{guard} ld.global.u16 {words[0]}, [{address}];".strip()
+            return f"{guard} ld.{space}.u16 {words[0]}, [{address}];".strip()
         kind = "f32" if self.wide else "b32"
         if self.words == 1:
-            return f"{guard} ld.global.{kind} {words[0]}, [{address}];".strip()
+            return f"{guard} ld.{space}.{kind} {words[0]}, [{address}];".strip()
         registers = ", ".join(words)
-        return f"{guard} ld.global.v{self.words}.{kind} {{{registers}}}, [{address}];".strip()
+        return f"{guard} ld.{space}.v{self.words}.{kind} {{{registers}}}, [{address}];".strip()
 
     def widen(self, words: list[str], columns: list[str]) -> Iterator[str]:
         """float32 columns out of 16-bit words, through the scratch registers ``t, lo, hi``.

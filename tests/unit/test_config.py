@@ -58,7 +58,7 @@ def test_text_shows_what_differs_from_the_default() -> None:
     assert str(KernelConfig("dense")) == "dense(M_blocks=1, N_blocks=1, Gy=1)"
 
 
-@pytest.mark.parametrize("name", [n for n in NUMBERS if n != "sync_every"])
+@pytest.mark.parametrize("name", [n for n in NUMBERS if n not in ("sync_every", "chunk")])
 def test_counts_are_positive(name: str) -> None:
     for bad in (0, -1):
         reason = counts_why_not(replace(CONFIG, **{name: bad}), ("even_nnz",))  # type: ignore[arg-type]

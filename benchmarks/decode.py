@@ -1,0 +1,153 @@
+"""Pruned LLM layers at decode time on a GPU: N = 1 ... 32 tokens, weights read from memory.
+
+Per layer and sparsity several copies of every weight are used in turn, so that none is found in a
+cache. What ``linear`` would take is verified against float64 with the derived bound before it is
+timed; the dense side is the best of the library's calls. CUDA graphs, one run.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+from tqdm.auto import tqdm
+
+from autotune.timing import estimate, timer_for
+from benchmarks.ceilings import Ceilings
+from benchmarks.rotation import bound_copies, copies_of, in_turn
+from sparse_triton import SparseMatrix
+from sparse_triton.choose import choose
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.executor import Call, problem_of
+from sparse_triton.plan import plan_spmm
+from sparse_triton.verify import call_ratio
+
+SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (28672, 8192), (8192, 28672))
+SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
+COLUMNS = (1, 2, 4, 8, 16, 32)
+SAMPLES = 9
+Row = dict[str, Any]
+
+
+def run(
+    shapes: Iterable[tuple[int, int]] = SHAPES,
+    sparsities: Iterable[float] = SPARSITIES,
+    columns: Iterable[int] = COLUMNS,
+) -> tuple[list[Row], Ceilings]:
+    """A row for every (shape, sparsity, N); see ``_row``."""
+    device = torch.device("cuda")
+    ceilings = Ceilings.measure(device)
+    cases = [(shape, s) for shape in shapes for s in sparsities]
+    rows = []
+    for (M, K), sparsity in tqdm(cases, desc="measuring", unit="weight"):
+        w = pruned(M, K, sparsity, device)
+        W = SparseMatrix.from_dense(w)
+        rows += [_row(w, W, sparsity, N, ceilings) for N in columns]
+    return rows, ceilings
+
+
+def pruned(M: int, K: int, sparsity: float, device: torch.device, seed: int = 0) -> torch.Tensor:
+    """[M, K] float16, normal, each element zero with the given probability."""
+    draw = torch.Generator(device=device).manual_seed(seed)
+    w = torch.randn(M, K, device=device, generator=draw, dtype=torch.float16)
+    keep = torch.rand(M, K, device=device, generator=draw) >= sparsity
+    return torch.where(keep, torch.where(w == 0, 1.0, w), 0.0)
+
+
+def _row(w: torch.Tensor, W: SparseMatrix, sparsity: float, N: int, ceilings: Ceilings) -> Row:
+    """Shape; µs of ours and of every dense call; bytes read and their share of a copy's rate."""
+    M, K = W.shape
+    X = torch.randn(N, K, device=w.device, dtype=torch.float16)
+    call = Call(X, None, None, None, True)
+    problem = problem_of(W, call)
+    facts = Device.of(w.device)
+    chosen = choose(problem, W.pattern_hash, facts)
+    ours_us, nbytes, error = _ours(W, call, chosen.config)
+    dense = {name: _us(calls) for name, calls in _dense_calls(w, X, sparsity)}
+    best = min(dense, key=lambda name: math.inf if name.startswith("2:4") else dense[name])
+    return {
+        "M": M,
+        "K": K,
+        "N": N,
+        "sparsity": sparsity,
+        "nnz": W.nnz,
+        "config": str(chosen.config),
+        "choice": chosen.source,
+        "us": round(ours_us, 3),
+        "dense_us": {name: round(us, 3) for name, us in dense.items()},
+        "dense": best,
+        "speedup": round(dense[best] / ours_us, 4),
+        "bytes": nbytes,
+        "bandwidth": round(nbytes / ours_us / ceilings.bytes_per_us, 4),
+        "byte_floor": round(byte_floor(W), 4),
+        "error_over_bound": error,
+    }
+
+
+def byte_floor(W: SparseMatrix) -> float:
+    """How many times fewer bytes a bitmap and 16-bit values have than the dense weight."""
+    M, K = W.shape
+    return 2 * M * K / (2 * W.nnz + M * K / 8)
+
+
+def _ours(W: SparseMatrix, call: Call, config: KernelConfig) -> tuple[float, int, float]:
+    """(µs, bytes of the weight, error over bound) of a configuration, the weight in copies."""
+    problem = problem_of(W, call)
+    device = call.X.device
+    runs, nbytes = bound_copies(plan_spmm(problem, config, W.csr, Device.of(device)), device)
+    Y = torch.full((problem.N, problem.M), float("nan"), device=device, dtype=call.X.dtype)
+    runs[0](call.X, Y, None, None)
+    error = call_ratio(Y, W, call, config)
+    if not error <= 1.0:
+        raise AssertionError(f"{problem} {config}: error is {error:.2f} times the bound")
+
+    def launch(run: Any) -> Callable[[], object]:
+        return lambda: run(call.X, Y, None, None)
+
+    return _us([launch(run) for run in runs]), nbytes, round(error, 4)
+
+
+def _us(calls: list[Callable[[], object]]) -> float:
+    timer = timer_for(in_turn(calls), torch.device("cuda"))  # type: ignore[arg-type]
+    return estimate(timer.samples(SAMPLES), "cuda").us
+
+
+def _dense_calls(
+    w: torch.Tensor, X: torch.Tensor, sparsity: float
+) -> Iterable[tuple[str, list[Callable[[], object]]]]:
+    """Every way to write the product in PyTorch, in both 16-bit dtypes, copies of W each."""
+    for dtype, name in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+        x = X.to(dtype)
+        xT = x.mT.contiguous()
+        copies = [w.to(dtype, copy=True) for _ in range(copies_of(2 * w.numel()))]
+        yield f"linear {name}", [lambda v=v, x=x: linear(x, v) for v in copies]
+        yield f"mm {name}", [lambda v=v, x=xT: torch.mm(v, x) for v in copies]
+        if len(X) == 1:
+            yield f"mv {name}", [lambda v=v, x=x[0]: torch.mv(v, x) for v in copies]
+        del copies
+    if sparsity == 0.5:
+        calls = _semi_structured(w, X)
+        if calls:
+            yield "2:4 fp16", calls
+
+
+def _semi_structured(w: torch.Tensor, X: torch.Tensor) -> list[Callable[[], object]]:
+    """torch's 2:4 format on a weight pruned to it; none where it does not run."""
+    keep = torch.tensor([True, True, False, False], device=w.device).repeat(w.shape[1] // 4)
+    dense = torch.where(keep, torch.where(w == 0, 1.0, w), 0.0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch announces a prototype
+            copies = [
+                torch.sparse.to_sparse_semi_structured(dense)
+                for _ in range(copies_of(w.numel() * 9 // 8))
+            ]
+            linear(X, copies[0])
+    except (RuntimeError, NotImplementedError):
+        return []
+    return [lambda v=v: linear(X, v) for v in copies]

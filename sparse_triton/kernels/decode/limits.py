@@ -1,0 +1,195 @@
+"""What a decode program may be: its shape, and every reason why a configuration cannot work."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, next_power_of_two
+from sparse_triton.device import Device
+from sparse_triton.problem import SpmmProblem
+
+MAX_COLUMNS = 32  # of a problem: above, the weight's bytes no longer decide
+MAX_VECTOR = 16
+MAX_THREADS = 1024
+MAX_NNZ = 2**30
+BLOCK_ROWS = (8, 16, 32)
+STEP_WORDS = 4  # registers of the values of a step
+REGISTERS_BESIDES = 26
+STATIC_SHARED_BYTES = 16  # see walk.py: the window's anchor
+FIRST_ARCH_WITH_BFLOAT16_PRODUCT = 80
+FIRST_ARCH_WITH_BFLOAT16_COMPARE = 90
+
+
+class WalkShape(NamedTuple):
+    """Rows of a program and columns of a thread, powers of two."""
+
+    block_m: int
+    vector: int
+    Gy: int
+
+    @property
+    def threads(self) -> int:
+        return self.block_m * self.Gy
+
+    def window_bytes(self, K: int) -> int:
+        """Columns of X, and later the partial sums, in one place."""
+        return max(ceil_div(2 * K * self.vector, 16) * 16, self.threads * self.vector * 4)
+
+
+class ExpandShape(NamedTuple):
+    """Rows and columns of a program and columns of W written out at once, powers of two."""
+
+    block_m: int
+    columns: int
+    Gy: int
+    chunk: int
+
+    @property
+    def threads(self) -> int:
+        return self.block_m * self.Gy
+
+    @property
+    def warps(self) -> int:
+        return self.threads // 32
+
+    @property
+    def outputs(self) -> int:
+        """Sums of a thread."""
+        return ceil_div(self.block_m * self.columns, self.threads)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of the tile: 64 more than a row needs, so that two rows do not share banks."""
+        return 2 * self.chunk + 64
+
+    @property
+    def tile_bytes(self) -> int:
+        return self.block_m * self.row_bytes
+
+    def window_bytes(self) -> int:
+        """The tile as ``threads`` zero it, and later the sums of all warps."""
+        turn = 16 * self.threads
+        sums = 4 * self.warps * self.block_m * self.columns
+        return max(ceil_div(self.tile_bytes, turn) * turn, sums)
+
+
+def block_rows(problem: SpmmProblem, config: KernelConfig) -> int:
+    return max(BLOCK_ROWS[0], next_power_of_two(ceil_div(problem.M, config.M_blocks)))
+
+
+def walk_shape(problem: SpmmProblem, config: KernelConfig) -> WalkShape:
+    vector = next_power_of_two(ceil_div(problem.N, config.N_blocks))
+    return WalkShape(block_rows(problem, config), vector, config.Gy)
+
+
+def expand_shape(problem: SpmmProblem, config: KernelConfig) -> ExpandShape:
+    columns = max(8, next_power_of_two(ceil_div(problem.N, config.N_blocks)))
+    return ExpandShape(block_rows(problem, config), columns, config.Gy, config.chunk)
+
+
+def decode_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+    return (
+        counts_why_not(config, ("sorted",))
+        or _problem_why_not(problem, device)
+        or _program_why_not(problem, config)
+        or (_expand_why_not if config.chunk else _walk_why_not)(problem, config, device)
+    )
+
+
+def _problem_why_not(problem: SpmmProblem, device: Device) -> str | None:
+    if problem.M == 0 or problem.N == 0 or problem.batch == 0 or problem.nnz == 0:
+        return "nothing to multiply; use kernel='dense'"
+    if problem.N > MAX_COLUMNS:
+        return f"decode takes N up to {MAX_COLUMNS}, got {problem.N}; use kernel='gather'"
+    if problem.x_itemsize != 2 or problem.w_dtype == "float32":
+        return (
+            f"decode takes float16 and bfloat16, got X {problem.x_dtype} and W {problem.w_dtype}; "
+            "use kernel='gather'"
+        )
+    if problem.w_dtype == "bfloat16" and device.arch < FIRST_ARCH_WITH_BFLOAT16_COMPARE:
+        return f"bfloat16 weights need sm_90, {device.name} is sm_{device.arch}; use float16"
+    if problem.nnz > MAX_NNZ:
+        return f"nnz must be at most {MAX_NNZ}, got {problem.nnz}; split the rows"
+    return None
+
+
+def _program_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
+    if config.Gy & (config.Gy - 1):
+        return f"Gy must be a power of two, got {config.Gy}"
+    if config.gap_bits not in (4, 8):
+        return f"gap_bits must be 4 or 8, got {config.gap_bits}"
+    block_m = block_rows(problem, config)
+    if block_m not in BLOCK_ROWS:
+        return (
+            f"a program takes {', '.join(map(str, BLOCK_ROWS))} rows, M={problem.M} in "
+            f"M_blocks={config.M_blocks} are {block_m}; use M_blocks={ceil_div(problem.M, 32)}"
+        )
+    threads = block_m * config.Gy
+    if not 32 <= threads <= MAX_THREADS:
+        return (
+            f"Gy * block_m = {config.Gy} * {block_m} threads must lie in 32 ... {MAX_THREADS}; "
+            f"change Gy or M_blocks={config.M_blocks}"
+        )
+    return None
+
+
+def _walk_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+    shape = walk_shape(problem, config)
+    if shape.vector > min(MAX_VECTOR, shape.Gy):
+        return (
+            f"N={problem.N} in N_blocks={config.N_blocks} are {shape.vector} columns a thread, at "
+            f"most {min(MAX_VECTOR, shape.Gy)} (Gy={shape.Gy}) go; use more N_blocks or a larger Gy"
+        )
+    held = 8 * max(1, shape.vector // 2) + shape.vector
+    return _registers_why_not(config, held, shape.threads, device) or _shared_why_not(
+        shape.window_bytes(problem.K), device, f"{shape.vector} columns of K={problem.K}",
+        "use more N_blocks",
+    )  # fmt: skip
+
+
+def _expand_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+    shape = expand_shape(problem, config)
+    if problem.x_dtype != problem.w_dtype:
+        return (
+            f"tensor cores multiply equal dtypes, X is {problem.x_dtype}, W {problem.w_dtype}; "
+            "use chunk=0"
+        )
+    if device.arch < FIRST_ARCH_WITH_BFLOAT16_PRODUCT:
+        return f"chunk needs sm_80, {device.name} is sm_{device.arch}; use chunk=0"
+    if shape.block_m < 16:
+        return f"tensor cores take 16 rows and more, got {shape.block_m}; use fewer M_blocks"
+    step = 32 * shape.warps
+    if shape.chunk < step or shape.chunk & (shape.chunk - 1):
+        return (
+            f"chunk must be a power of two, at least 32 columns for each of {shape.warps} warps "
+            f"({step}), got {shape.chunk}"
+        )
+    n_tiles = shape.columns // 8
+    groups = shape.chunk // step
+    held = 4 * n_tiles * (groups if n_tiles <= 2 else 1) + shape.block_m // 4 * n_tiles + 16
+    return _registers_why_not(config, held, shape.threads, device) or _shared_why_not(
+        shape.window_bytes(), device, f"{shape.block_m} rows of {shape.chunk} columns",
+        "use a smaller chunk",
+    )  # fmt: skip
+
+
+def _registers_why_not(config: KernelConfig, held: int, threads: int, device: Device) -> str | None:
+    words = STEP_WORDS + config.gap_bits // 4
+    needed = config.prefetch * words + held + REGISTERS_BESIDES
+    budget = min(255, device.registers // threads)
+    if needed <= budget:
+        return None
+    return (
+        f"prefetch={config.prefetch} needs about {needed} registers a thread, {threads} threads "
+        f"leave {budget}; use a smaller prefetch or Gy"
+    )
+
+
+def _shared_why_not(window: int, device: Device, what: str, remedy: str) -> str | None:
+    needed = window + STATIC_SHARED_BYTES
+    if needed <= device.shared_bytes:
+        return None
+    return (
+        f"{what} need {needed} bytes of shared memory, {device.name} has {device.shared_bytes}; "
+        f"{remedy}"
+    )

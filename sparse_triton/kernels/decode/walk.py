@@ -1,0 +1,273 @@
+"""The inner loop of family ``decode`` in PTX: gaps to addresses, gather, multiply.
+
+A thread owns one piece of one row. It holds ``depth`` steps of its list in registers, the first
+ones fetched before the wait for the previous kernel. X is staged in shared memory as [K][vector],
+whatever its layout was. Entries of value zero bridge wide gaps: they neither load nor multiply.
+
+Shared memory is one window, asked for at launch, that begins right after the 16 declared bytes:
+first X, then, after a barrier, the partial sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sparse_triton.kernels.columns import (
+    LAUNCH_DEPENDENTS,
+    UID,
+    WAIT_FOR_INPUTS,
+    Asm,
+    Columns,
+    Operands,
+)
+from sparse_triton.kernels.decode.limits import STATIC_SHARED_BYTES, WalkShape
+from sparse_triton.kernels.decode.steps import STEP, addresses, nonzero
+
+STAGED_AT_ONCE = 4  # loads of X in flight per thread
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Everything the PTX depends on.
+
+    depth       steps in registers
+    contiguous  whether the tile of X is [K][vector] in memory, 16-byte aligned
+    """
+
+    K: int
+    x_dtype: str
+    w_dtype: str
+    shape: WalkShape
+    gap_bits: int
+    depth: int
+    contiguous: bool
+    dependent_launch: bool
+
+    @property
+    def vector(self) -> int:
+        return self.shape.vector
+
+    @property
+    def threads(self) -> int:
+        return self.shape.threads
+
+    @property
+    def gap_words(self) -> int:
+        return self.gap_bits // 4
+
+    @property
+    def column_bytes(self) -> int:
+        return 2 * self.vector
+
+    @property
+    def load(self) -> Columns:
+        return Columns(self.x_dtype, min(self.vector, 8))
+
+    @property
+    def loads(self) -> int:
+        """Loads of X a column."""
+        return max(1, self.vector // 8)
+
+    def x_words(self, entry: int, part: int) -> list[str]:
+        n = self.load.words
+        return [f"x{(entry * self.loads + part) * n + j}" for j in range(n)]
+
+
+def emit_walk(walk: Walk) -> Asm:
+    """Inputs, in order: pointers to the first values and the first gaps of the piece, its steps,
+    the column before it, pointer to the tile of X, element strides of X along K and N, columns of
+    the tile, thread number. Output: for thread t below block_m * vector the sum of row t // vector
+    of the block and column t % vector of the tile."""
+    operands = Operands()
+    out = operands.new("=f")
+    values, gaps, steps, before, x, stride_k, stride_n, columns, thread = (
+        operands.new(c) for c in "llrrlllrr"
+    )
+    lines = [
+        *_declare(walk),
+        *([LAUNCH_DEPENDENTS] if walk.dependent_launch else []),
+        f"mov.b64 pv, {values};",
+        f"mov.b64 pg, {gaps};",
+        f"mov.b32 left, {steps};",
+        *(line for i in range(walk.depth) for line in _fetch(walk, i, i)),
+        *_advance(walk),
+        *([WAIT_FOR_INPUTS] if walk.dependent_launch else []),
+        "mov.u32 window, anchor;",
+        f"add.u32 window, window, {STATIC_SHARED_BYTES};",
+        *(
+            _copy(walk, x, thread)
+            if walk.contiguous
+            else _turn(walk, x, stride_k, stride_n, columns, thread)
+        ),
+        "bar.sync 0;",
+        f"mad.lo.s32 at, {before}, {walk.column_bytes}, window;",
+        f"TRIP{UID}:",
+        *(line for i in range(walk.depth) for line in _step(walk, i)),
+        *_advance(walk),
+        f"sub.s32 left, left, {walk.depth};",
+        f"bra TRIP{UID};",
+        f"LAST{UID}:",
+        *_exchange(walk, thread, out),
+    ]
+    return Asm("{\n" + "\n".join(lines) + "\n}", ",".join(operands.constraints))
+
+
+def _declare(walk: Walk) -> Iterator[str]:
+    """``v``, ``g``: values and gaps of the steps in flight; ``a``: addresses; ``x``: words of X."""
+    yield f".shared .align 16 .b8 anchor[{STATIC_SHARED_BYTES}];"
+    yield ".reg .b64 pv, pg, p, q;"
+    yield ".reg .b32 left, window, at, even, odd, both, k, o, w;"
+    yield f".reg .b32 v<{walk.depth * 4}>, g<{walk.depth * walk.gap_words}>, a<{STEP}>;"
+    yield f".reg .b32 x<{STEP * walk.loads * walk.load.words}>;"
+    yield f".reg .f32 acc<{walk.vector}>, w<{STEP}>, c<{walk.vector}>, other;"
+    yield f".reg .b32 r<{4 * STAGED_AT_ONCE}>;"
+    yield f".reg .pred there<{STEP}>, have, done, in<{STAGED_AT_ONCE}>;"
+    yield ".reg .b32 t, zero;"
+    yield "mov.b32 zero, 0;"
+    yield ".reg .b16 lo, hi;"
+    yield from (f"mov.f32 acc{j}, 0f00000000;" for j in range(walk.vector))
+
+
+def _fetch(walk: Walk, slot: int, ahead: int) -> Iterator[str]:
+    """Step ``ahead`` from now into a slot, if the piece has it; pointers stand at slot 0."""
+    stream = "ld.global.nc.L1::no_allocate"
+    value_bytes, gap_bytes = 16 * walk.shape.block_m, 4 * walk.gap_words * walk.shape.block_m
+    v = ", ".join(f"v{4 * slot + j}" for j in range(4))
+    g = [f"g{walk.gap_words * slot + j}" for j in range(walk.gap_words)]
+    yield f"setp.gt.s32 have, left, {ahead};"
+    yield f"@have {stream}.v4.b32 {{{v}}}, [pv+{slot * value_bytes}];"
+    if len(g) == 1:
+        yield f"@have {stream}.b32 {g[0]}, [pg+{slot * gap_bytes}];"
+    else:
+        yield f"@have {stream}.v2.b32 {{{', '.join(g)}}}, [pg+{slot * gap_bytes}];"
+
+
+def _advance(walk: Walk) -> Iterator[str]:
+    yield f"add.s64 pv, pv, {walk.depth * 16 * walk.shape.block_m};"
+    yield f"add.s64 pg, pg, {walk.depth * 4 * walk.gap_words * walk.shape.block_m};"
+
+
+def _step(walk: Walk, slot: int) -> Iterator[str]:
+    """Multiply the step in a slot and fetch the one ``depth`` steps later into it."""
+    yield f"setp.le.s32 done, left, {slot};"
+    yield f"@done bra LAST{UID};"
+    yield from addresses(walk.gap_bits, walk.column_bytes, slot)
+    half = STEP // 2
+    for first in (0, half):
+        for j in range(first, first + half, 2):
+            yield nonzero(walk.w_dtype, f"v{4 * slot + j // 2}", j)
+        for j in range(first, first + half):
+            for part in range(walk.loads):
+                address = f"a{j}+{part * 16 + (j + 1) * walk.column_bytes}"
+                yield walk.load.load(walk.x_words(j, part), address, f"@there{j}", "shared")
+        for j in range(first, first + half):
+            yield from _multiply(walk, slot, j)
+    yield from _fetch(walk, slot, walk.depth + slot)
+
+
+def _multiply(walk: Walk, slot: int, j: int) -> Iterator[str]:
+    if j % 2 == 0:
+        word = f"v{4 * slot + j // 2}"
+        yield from Columns(walk.w_dtype, 2).widen([word], [f"w{j}", f"w{j + 1}"])
+    for part in range(walk.loads):
+        n = walk.load.vector
+        columns = [f"c{part * n + i}" for i in range(n)]
+        yield from walk.load.widen(walk.x_words(j, part), columns)
+        for i, column in enumerate(columns):
+            acc = f"acc{part * n + i}"
+            yield f"@there{j} fma.rn.f32 {acc}, {column}, w{j}, {acc};"
+
+
+# -- X into shared memory --------------------------------------------------------------------------
+
+
+def _copy(walk: Walk, x: str, thread: str) -> Iterator[str]:
+    """The tile lies in memory as it will in shared memory: 16 bytes a load."""
+    chunks, rest = divmod(walk.K * walk.vector, 8)
+    if chunks:
+        yield f"mov.b32 k, {thread};"
+        yield f"setp.ge.s32 done, k, {chunks};"
+        yield f"@done bra COPIED{UID};"
+        yield f"COPY{UID}:"
+        yield f"mad.wide.u32 p, k, 16, {x};"
+        yield "mad.lo.u32 o, k, 16, window;"
+        for i in range(STAGED_AT_ONCE):
+            r = ", ".join(f"r{4 * i + j}" for j in range(4))
+            yield f"setp.lt.s32 in{i}, k, {chunks - i * walk.threads};"
+            yield f"@in{i} ld.global.v4.b32 {{{r}}}, [p+{i * 16 * walk.threads}];"
+        for i in range(STAGED_AT_ONCE):
+            r = ", ".join(f"r{4 * i + j}" for j in range(4))
+            yield f"@in{i} st.shared.v4.b32 [o+{i * 16 * walk.threads}], {{{r}}};"
+        yield f"add.s32 k, k, {STAGED_AT_ONCE * walk.threads};"
+        yield f"setp.lt.s32 have, k, {chunks};"
+        yield f"@have bra COPY{UID};"
+        yield f"COPIED{UID}:"
+    if rest:
+        yield f"setp.lt.s32 have, {thread}, {rest};"
+        yield f"mad.wide.u32 p, {thread}, 2, {x};"
+        yield f"mad.lo.u32 o, {thread}, 2, window;"
+        yield f"@have ld.global.u16 lo, [p+{chunks * 16}];"
+        yield f"@have st.shared.u16 [o+{chunks * 16}], lo;"
+
+
+def _turn(
+    walk: Walk, x: str, stride_k: str, stride_n: str, columns: str, thread: str
+) -> Iterator[str]:
+    """Any strides: one column of K a thread; columns of the tile past N become zeros."""
+    yield f"mov.b32 k, {thread};"
+    yield f"setp.ge.s32 done, k, {walk.K};"
+    yield f"@done bra TURNED{UID};"
+    yield f"TURN{UID}:"
+    yield "cvt.u64.u32 p, k;"
+    yield f"mul.lo.s64 p, p, {stride_k};"
+    yield "shl.b64 p, p, 1;"
+    yield f"add.s64 p, p, {x};"
+    yield f"shl.b64 q, {stride_n}, 1;"
+    yield f"mad.lo.u32 o, k, {walk.column_bytes}, window;"
+    words = max(1, walk.vector // 2)
+    for n in range(walk.vector):
+        yield f"setp.gt.s32 have, {columns}, {n};"
+        yield "mov.b32 w, 0;"
+        yield "@have ld.global.u16 w, [p];"
+        if n % 2 == 0:
+            yield f"mov.b32 r{n // 2}, w;"
+        else:
+            yield "shl.b32 w, w, 16;"
+            yield f"or.b32 r{n // 2}, r{n // 2}, w;"
+        yield "add.s64 p, p, q;"
+    if walk.vector == 1:
+        yield "cvt.u16.u32 lo, r0;"
+        yield "st.shared.u16 [o], lo;"
+    else:
+        for i in range(0, words, 4):
+            part = [f"r{j}" for j in range(i, min(words, i + 4))]
+            kind = f"v{len(part)}.b32" if len(part) > 1 else "b32"
+            stored = f"{{{', '.join(part)}}}" if len(part) > 1 else part[0]
+            yield f"st.shared.{kind} [o+{4 * i}], {stored};"
+    yield f"add.s32 k, k, {walk.threads};"
+    yield f"setp.lt.s32 have, k, {walk.K};"
+    yield f"@have bra TURN{UID};"
+    yield f"TURNED{UID}:"
+
+
+# -- the sums of a row -----------------------------------------------------------------------------
+
+
+def _exchange(walk: Walk, thread: str, out: str) -> Iterator[str]:
+    """Partials laid out [piece][row][column]; one thread a sum adds them in piece order."""
+    sums = walk.shape.block_m * walk.vector
+    yield "bar.sync 0;"  # nobody reads X any more
+    yield f"mad.lo.u32 o, {thread}, {4 * walk.vector}, window;"
+    for j in range(walk.vector):
+        yield f"st.shared.f32 [o+{4 * j}], acc{j};"
+    yield "bar.sync 0;"
+    yield "mov.f32 other, 0f00000000;"
+    yield f"setp.ge.s32 done, {thread}, {sums};"
+    yield f"@done bra SUMMED{UID};"
+    yield f"mad.lo.u32 o, {thread}, 4, window;"
+    for g in range(walk.shape.Gy):
+        yield f"ld.shared.f32 c0, [o+{4 * sums * g}];"
+        yield "add.rn.f32 other, other, c0;"
+    yield f"SUMMED{UID}:"
+    yield f"mov.f32 {out}, other;"

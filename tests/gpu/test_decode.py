@@ -1,0 +1,100 @@
+"""Family decode: every format, drawn shapes and layouts, full and empty rows, exact densities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sparse_triton import SparseMatrix
+from sparse_triton.config import KernelConfig, ceil_div
+from sparse_triton.device import Device
+from sparse_triton.kernels import FAMILIES
+from sparse_triton.plan import why_not
+from sparse_triton.problem import Epilogue, SpmmProblem
+from tests.gpu.cases import EPILOGUES, drawn_weight
+from tests.support import PATTERNS, bind, draw_config, problem_for
+
+pytestmark = pytest.mark.gpu
+HALVES = ("float16", "bfloat16")
+
+
+def drawn(seed: int) -> tuple[SparseMatrix, SpmmProblem, KernelConfig]:
+    """A legal case; each value of each field of the space is forced in turn."""
+    rng = np.random.default_rng([seed, 7])
+
+    def pick(values):  # type: ignore[no-untyped-def]
+        return values[rng.integers(len(values))]
+
+    pattern, density = pick(PATTERNS), pick((0.01, 0.1, 0.44, 0.5, 0.9))
+    shape = SpmmProblem(pick((1, 7, 33, 64, 515)), pick((1, 5, 64, 333, 1024)), 1, 1,
+                        w_dtype=pick(HALVES))  # fmt: skip
+    W = drawn_weight(pattern, density, seed, shape)
+    problem = problem_for(
+        W, pick((1, 1, 2, 3, 4, 5, 8, 9, 16, 17, 32)), batch=pick((1, 1, 3)),
+        x_dtype=pick(HALVES), x_layout=pick(("row", "column")),
+        y_layout=pick(("row", "column")), epilogue=pick(EPILOGUES),
+    )  # fmt: skip
+    device = Device.of(torch.device("cuda"))
+    wanted = [
+        (n, v) for n, vs in FAMILIES["decode"].space(problem, device).items() for v in vs
+        if n not in ("M_blocks", "N_blocks")
+    ]  # fmt: skip
+    for turn in range(len(wanted)):
+        forced = dict([wanted[(seed + turn) % len(wanted)]])
+        config = draw_config(rng, problem, device, "decode", **forced)
+        if config is not None:
+            return W, problem, config
+    raise AssertionError(f"no legal configuration for {problem}")
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_result_is_within_the_bound_and_repeats(seed: int) -> None:
+    W, problem, config = drawn(seed)
+    bound = bind(W, problem, config, "cuda", seed=seed)
+    first, second = bound.result(), bound.result()
+    assert bound.ratio(first) <= 1.0, (problem, config)
+    assert torch.equal(first.view(torch.int16), second.view(torch.int16))
+
+
+@pytest.mark.parametrize("density", [0.0005, 0.1, 0.44, 0.5, 1.0])
+@pytest.mark.parametrize("N", [1, 8])
+def test_defaults_at_every_density(N: int, density: float) -> None:
+    """Exactly 50 % and 56 % zeros are among them: where other formats change."""
+    device = Device.of(torch.device("cuda"))
+    M, K = 1000, 4099
+    keep = torch.zeros(M * K, dtype=torch.bool)
+    keep[torch.randperm(M * K)[: round(density * M * K)]] = True
+    w = torch.randn(M, K).half()
+    w[w == 0] = 1
+    W = SparseMatrix.from_dense(torch.where(keep.view(M, K), w, 0))
+    problem = problem_for(W, N, x_dtype="float16", x_layout="column", y_layout="column")
+    config = FAMILIES["decode"].default_config(problem, device)
+    assert why_not(problem, config, device) is None
+    bound = bind(W, problem, config, "cuda")
+    assert bound.ratio(bound.result()) <= 1.0
+
+
+@pytest.mark.parametrize(("gap_bits", "chunk"), [(4, 0), (8, 0), (4, 512), (8, 1024)])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("N", [1, 3, 8])
+def test_nan_and_inf_spread_through_stored_weights_only(
+    N: int, bad: float, gap_bits: int, chunk: int
+) -> None:
+    """Every column of X that no row stores is bad: bridging entries must not multiply."""
+    W = drawn_weight("random", 0.02, 3, SpmmProblem(40, 4096, 1, 1, w_dtype="float16"))
+    problem = problem_for(W, N, x_dtype="float16", epilogue=Epilogue())
+    config = KernelConfig(
+        "decode", ceil_div(40, 16), Gy=16, row_blocks="sorted", prefetch=2, gap_bits=gap_bits,
+        chunk=chunk,
+    )  # fmt: skip
+    bound = bind(W, problem, config, "cuda")
+    used = (W.to_dense() != 0).any(dim=0)
+    bound.X[0, ~used.cuda()] = bad
+    Y = bound.result()
+    assert Y.isfinite().all()
+    assert bound.ratio(Y) <= 1.0
+    k = int(used.nonzero()[0])
+    bound.X[0, k] = bad
+    touched = (W.to_dense()[:, k] != 0).cuda()
+    assert torch.equal(~bound.result()[0].isfinite().all(dim=-1), touched)

@@ -1,0 +1,230 @@
+"""Family decode: packed lists, the addresses that PTX makes of gaps, laws, reference."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparse_triton import SparseMatrix, verify
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels.decode.kernel import decode_source
+from sparse_triton.kernels.decode.pack import Lists, entries_of, pack, starts
+from sparse_triton.kernels.decode.steps import STEP, addresses
+from sparse_triton.partition import NO_ROW
+from sparse_triton.plan import default_config, plan_spmm, why_not
+from sparse_triton.problem import SpmmProblem
+from tests.strategies import legal_configs, matrices
+from tests.support import PATTERNS, dense_weight, problem_for, weight
+
+H100 = Device("cuda", "h100", 90, cores=132, shared_bytes=227 * 1024)
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def half(pattern: str, M: int, K: int, density: float = 0.1) -> SparseMatrix:
+    return SparseMatrix.from_dense(dense_weight(pattern, M, K, density).half())
+
+
+def problem(M: int = 4096, K: int = 4096, N: int = 1, sparsity: float = 0.5) -> SpmmProblem:
+    nnz = round(M * K * (1 - sparsity))
+    return SpmmProblem(
+        M, K, N, nnz, x_dtype="float16", w_dtype="float16", x_layout="column", y_layout="column"
+    )
+
+
+def unpacked(lists: Lists, shape: tuple[int, int], chunk: int) -> np.ndarray:
+    """[M, K] bits of the values; each stored entry exactly once."""
+    out = np.zeros(shape, dtype=np.int16)
+    for (block, place), row in np.ndenumerate(lists.rows):
+        for c in range(lists.chunks):
+            columns, bits = entries_of(lists, block, c, place)
+            if row == NO_ROW:
+                assert len(bits) == 0
+                continue
+            assert (columns < chunk).all()
+            assert (out[row, c * chunk + columns] == 0).all()
+            out[row, c * chunk + columns] = bits
+    return out
+
+
+@pytest.mark.parametrize("gap_bits", [4, 8])
+@pytest.mark.parametrize("chunk", [1000, 64, 100])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_lists_hold_each_entry_once(pattern: str, chunk: int, gap_bits: int) -> None:
+    W = half(pattern, 45, 333, 0.03)
+    lists = pack(W.csr, 16, gap_bits, chunk, "float16")
+    bits = W.to_dense().view(torch.int16).numpy()
+    assert np.array_equal(unpacked(lists, W.shape, chunk), bits)
+    assert sorted(lists.rows[lists.rows != NO_ROW].tolist()) == list(range(45))
+
+
+@given(W=matrices(most=24, dtypes=HALVES), gap_bits=st.sampled_from([4, 8]))
+def test_any_pattern_survives(W: SparseMatrix, gap_bits: int) -> None:
+    dtype = str(W.dtype).removeprefix("torch.")
+    lists = pack(W.csr, 8, gap_bits, W.shape[1], dtype)
+    bits = W.to_dense().view(torch.int16).numpy()
+    assert np.array_equal(unpacked(lists, W.shape, W.shape[1]), np.where(bits == -32768, 0, bits))
+
+
+@pytest.mark.parametrize("density", [0.0003, 0.44, 0.5, 1.0])
+@pytest.mark.parametrize("Gy", [1, 4, 32])
+def test_pieces_begin_where_the_one_before_ends(density: float, Gy: int) -> None:
+    W = half("random", 20, 700, density)
+    lists = pack(W.csr, 8, 4, 700, "float16")
+    for (block, g, place), before in np.ndenumerate(starts(lists, Gy)):
+        first, end = lists.first_step[block : block + 2]
+        at = (end - first) * g // Gy
+        columns, _ = entries_of(lists, block, 0, place)
+        stored = lists.values[first : first + at, place].reshape(-1)
+        if (lists.values[first + at : end, place] != 0).any():
+            earlier = columns[: np.count_nonzero(stored)]
+            assert before >= (earlier.max() if len(earlier) else -1)
+            assert before < columns[np.count_nonzero(stored)]
+
+
+def test_a_weight_costs_little_more_than_its_values_and_gaps() -> None:
+    """Rows of a block have nearly the same length: padding is below 2 % of 2.5 bytes."""
+    W = half("random", 256, 4096, 0.5)
+    lists = pack(W.csr, 32, 4, 4096, "float16")
+    assert lists.values.nbytes + lists.gaps.nbytes < 2.5 * 1.02 * W.nnz
+
+
+def run(lines: list[str], registers: dict[str, int]) -> None:
+    """The few PTX instructions of ``addresses``."""
+
+    def value(name: str) -> int:
+        return registers[name] if name in registers else int(name, 0)
+
+    for line in lines:
+        op, _, rest = line.rstrip(";").partition(" ")
+        out, *names = rest.replace(" ", "").split(",")
+        a, b, *c = (value(n) for n in names)
+        match op.partition(".")[0]:
+            case "and":
+                result = a & b
+            case "shr":
+                result = a >> b
+            case "add":
+                result = a + b
+            case "dp4a":
+                pairs = zip(a.to_bytes(4, "little"), b.to_bytes(4, "little"), strict=True)
+                result = c[0] + sum(x * y for x, y in pairs)
+            case _:
+                raise AssertionError(op)
+        registers[out] = result & 0xFFFFFFFF
+
+
+@given(
+    gaps=st.lists(st.integers(0, 255), min_size=STEP, max_size=STEP),
+    gap_bits=st.sampled_from([4, 8]),
+    column_bytes=st.sampled_from([2, 4, 8, 16, 32]),
+)
+def test_addresses(gaps: list[int], gap_bits: int, column_bytes: int) -> None:
+    gaps = [g & ((1 << gap_bits) - 1) for g in gaps]
+    word = sum(g << gap_bits * j for j, g in enumerate(gaps))
+    registers = {"at": 1000}
+    registers |= {"g0": word & 0xFFFFFFFF, "g1": word >> 32}
+    run(list(addresses(gap_bits, column_bytes, 0)), registers)
+    at = 1000
+    for j, gap in enumerate(gaps):
+        at += (gap + 1) * column_bytes
+        assert registers[f"a{j}"] + (j + 1) * column_bytes == at
+    assert registers["at"] == at
+
+
+@given(data=st.data(), W=matrices(most=24, dtypes=HALVES).filter(lambda W: W.nnz > 0))
+def test_reference_is_within_the_bound(data: st.DataObject, W: SparseMatrix) -> None:
+    N = data.draw(st.sampled_from([1, 3, 8]))
+    p = problem_for(W, N, x_dtype=str(W.dtype).removeprefix("torch."))
+    config = data.draw(legal_configs(p, H100, "decode"))
+    plan = plan_spmm(p, config, W.csr, H100)
+    X = torch.randn(W.shape[1], N, generator=torch.Generator().manual_seed(0)).to(W.dtype)
+    Y = torch.from_numpy(FAMILIES["decode"].reference(plan, X.float().numpy()))
+    assert verify.worst_ratio(Y, W, X.float(), Gy=config.Gy) <= 1.0
+
+
+@pytest.mark.parametrize("N", [1, 8])
+def test_weight_is_packed_once_for_all_columns(N: int) -> None:
+    W = half("random", 32, 64)
+    config = KernelConfig("decode", 1, Gy=16, row_blocks="sorted")
+    plans = [plan_spmm(problem_for(W, n, x_dtype="float16"), config, W.csr, H100) for n in (N, 2)]
+    first, second = (decode_source(plan).arrays for plan in plans)
+    assert all(first[name] is second[name] for name in first)
+
+
+@given(data=st.data(), x_dtype=st.sampled_from(["float16", "bfloat16"]))
+def test_text(data: st.DataObject, x_dtype: str) -> None:
+    """A step gathers and multiplies eight entries, each under its predicate; operands exist."""
+    W = half("random", 32, 64)
+    p = problem_for(W, data.draw(st.sampled_from([1, 4, 5, 16])), x_dtype=x_dtype)
+    config = data.draw(legal_configs(p, H100, "decode"))
+    source = decode_source(plan_spmm(p, config, W.csr, H100))
+    text = source.constants["ASM"]
+    lines = text.split("\n")
+    operands = {int(n) for n in re.findall(r"\$(\d+)", text)}
+    assert operands <= set(range(len(source.constants["CONSTRAINTS"].split(","))))
+    labels = re.findall(r"^(\w+)_\$\{:uid\}:$", text, re.M)
+    assert len(labels) == len(set(labels))
+    entries = STEP * config.prefetch
+    if config.chunk:
+        scattered = [line for line in lines if "st.shared.b16" in line]
+        assert len(scattered) == entries + STEP
+        assert all(line.startswith("@there") for line in scattered)
+    else:
+        products = [line for line in lines if "fma.rn.f32" in line]
+        assert len(products) == entries * source.constants["VECTOR"]
+        assert all(line.startswith("@there") for line in products)
+
+
+LAWS = [
+    (problem(N=33), {}, "decode takes N up to 32"),
+    (problem(sparsity=1.0), {}, "nothing to multiply"),
+    (problem(), {"Gy": 3}, "Gy must be a power of two"),
+    (problem(), {"Gy": 64}, r"64 \* 32 threads must lie in"),
+    (problem(), {"gap_bits": 5}, "gap_bits must be 4 or 8"),
+    (problem(), {"M_blocks": 1}, "a program takes 8, 16, 32 rows"),
+    (problem(), {"prefetch": 64}, "registers"),
+    (problem(N=8), {"Gy": 4}, "columns a thread"),
+    (problem(N=8, K=28672), {}, "shared memory"),
+    (problem(N=8), {"chunk": 128}, "32 columns for each of 16 warps"),
+    (problem(N=8), {"chunk": 4096}, "use a smaller chunk"),
+    (problem(N=8), {"chunk": 512, "M_blocks": 512}, "take 16 rows"),
+]
+
+
+@pytest.mark.parametrize(("p", "fields", "law"), LAWS)
+def test_laws(p: SpmmProblem, fields: dict[str, int], law: str) -> None:
+    config = KernelConfig(
+        "decode", **{"M_blocks": 128, "Gy": 16, "row_blocks": "sorted", "prefetch": 2} | fields
+    )
+    assert re.search(law, why_not(p, config, H100) or "")
+
+
+def test_dtypes() -> None:
+    W = weight("random", 64, 64)
+    config = KernelConfig("decode", 2, Gy=16, row_blocks="sorted", prefetch=2)
+    assert "float16 and bfloat16" in (why_not(problem_for(W, 1), config, H100) or "")
+    mixed = SpmmProblem(64, 512, 8, 99, x_dtype="bfloat16", w_dtype="float16")
+    assert why_not(mixed, config, H100) is None
+    expanded = KernelConfig("decode", 2, Gy=16, row_blocks="sorted", prefetch=2, chunk=512)
+    assert "equal dtypes" in (why_not(mixed, expanded, H100) or "")
+    old = Device.virtual_cuda(80)
+    bf16 = SpmmProblem(64, 512, 1, 99, x_dtype="bfloat16", w_dtype="bfloat16")
+    assert "sm_90" in (why_not(bf16, config, old) or "")
+
+
+@pytest.mark.parametrize("N", [1, 2, 4, 8, 16, 32])
+@pytest.mark.parametrize("sparsity", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("shape", [(4096, 4096), (28672, 8192), (8192, 28672), (1024, 4096)])
+def test_default_is_taken_for_llm_layers(shape: tuple[int, int], sparsity: float, N: int) -> None:
+    p = problem(*shape, N, sparsity)
+    own = FAMILIES["decode"].default_config(p, H100)
+    assert why_not(p, own, H100) is None
+    if N == 1:
+        assert default_config(p, H100) == own
