@@ -1,7 +1,7 @@
 """Finds the sparse weights in whatever a user calls a model, and what they are multiplied with.
 
 ====================================  ======================================================
-``model.safetensors``                 every tensor of rank 2 or 4
+``model.safetensors``                 every tensor of rank 2 or 4; sparse-bitmask files too
 ``model.pt``, ``.pth``, ``.bin``      the same, of a state dict; nothing but tensors is unpickled
 a folder                              every ``.smtx`` and ``.npz`` below it
 ``package.module:function``           ``function()`` returns a model, or (model, example inputs)
@@ -19,11 +19,13 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sparse_triton.convert.bitmask import load_bitmask
 from sparse_triton.errors import FileFormatError, InputError
 from sparse_triton.matrix import FLOAT_DTYPES, SparseMatrix
 from sparse_triton.problem import Epilogue, Layout, SpmmProblem
@@ -86,14 +88,23 @@ def _weights(model: Any) -> Iterator[Weight]:
     path = Path(model)
     if path.is_dir():
         return _of_folder(path)
-    if path.suffix == ".safetensors":
-        return _of_tensors(_safetensors(path))
-    if path.suffix in STATE_DICTS:
-        return _of_tensors(_state_dict(path))
     if path.suffix in (".smtx", ".npz"):
         return iter([Weight(path.stem, _matrix_of(path))])
+    return _weights(read_model(model))
+
+
+def read_model(model: str | PathLike[str]) -> Any:
+    """The tensors of a ``.safetensors`` file or a state dict, or what a function returns.
+
+    Raises ``InputError`` for another form, ``FileFormatError`` for a broken file.
+    """
+    path = Path(model)
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    if path.suffix in STATE_DICTS:
+        return _state_dict(path)
     if ":" in str(model):
-        return _weights(_made_by(str(model)))
+        return _made_by(str(model))
     raise InputError(
         f"{model} is neither a folder nor a .safetensors, .pt, .smtx or .npz file nor of the form "
         "package.module:function"
@@ -118,15 +129,9 @@ def _matrix_of(path: Path) -> SparseMatrix:
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (SafetensorError, OSError) as e:
-        raise FileFormatError(f"{path} is not a readable .safetensors file: {e}") from e
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    return load_bitmask(path)
 
 
 def _state_dict(path: Path) -> dict[str, torch.Tensor]:

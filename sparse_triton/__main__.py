@@ -1,4 +1,4 @@
-"""``python -m sparse_triton {info,demo,explain,selftest}``."""
+"""``python -m sparse_triton {info,demo,explain,advise,selftest}``."""
 
 from __future__ import annotations
 

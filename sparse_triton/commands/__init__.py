@@ -13,13 +13,13 @@ from sparse_triton.errors import SparseTritonError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: its own; 2 for a mistake in what it was asked."""
-    from sparse_triton.commands import demo, explain, info, selftest
+    from sparse_triton.commands import advise, demo, explain, info, selftest
 
     parser = argparse.ArgumentParser(
         prog="python -m sparse_triton", description="Inference with pruned neural networks."
     )
-    commands = parser.add_subparsers(required=True, metavar="{info,demo,explain,selftest}")
-    for module in (info, demo, explain, selftest):
+    commands = parser.add_subparsers(required=True, metavar="{info,demo,explain,advise,selftest}")
+    for module in (info, demo, explain, advise, selftest):
         name = module.__name__.rpartition(".")[2]
         summary = (module.__doc__ or "").partition("\n")[0].partition(": ")[2]
         one = commands.add_parser(name, help=summary, description=summary)

@@ -1,5 +1,6 @@
 """Whole models: ``sparsify_``, ``densify_``, ``advise``."""
 
+from sparse_triton.convert.bitmask import load_bitmask
 from sparse_triton.convert.config import SparsifyConfig
 from sparse_triton.convert.install import install_
 from sparse_triton.convert.report import Report, Row
@@ -13,6 +14,7 @@ __all__ = [
     "advise",
     "densify_",
     "install_",
+    "load_bitmask",
     "sparsify",
     "sparsify_",
     "warmup",
