@@ -42,9 +42,9 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 M, K, N = (1024, 1024, 1024) if GPU else (512, 512, 256)
 BUDGET = (
-    Budget("notebook", trials=200, seconds=120.0, sampler="tpe")
+    Budget("notebook", trials=150, seconds=60.0, sampler="tpe")
     if GPU
-    else Budget("notebook", trials=60, seconds=12.0, sampler="tpe")
+    else Budget("notebook", trials=60, seconds=8.0, sampler="tpe")
 )
 
 
