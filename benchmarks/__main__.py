@@ -63,6 +63,17 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("paper", help="the literature's results beside the published figures"),
         RESULTS,
     )
+    for name, help_ in (
+        ("conv", "convolutions of ResNet-50 and VGG-19"),
+        ("convpool", "convolution, bias, ReLU and max pool of VGG-19 in one kernel"),
+    ):
+        convolutions = commands.add_parser(name, help=help_)
+        convolutions.add_argument("--data", help="folder of problems.json")
+        convolutions.add_argument("--batch", default="1,32", help="batch sizes")
+        convolutions.add_argument("--sparsity", default="0.9,0.95")
+        convolutions.add_argument("--network", default="", help="only layers whose name has this")
+        _outputs(convolutions)
+        convolutions.set_defaults(command=_conv, benchmark=name)
     readme = commands.add_parser(
         "readme", help="write the tables of README and docs from results/*.json"
     )
@@ -104,6 +115,26 @@ def _spmm_cpu(args: argparse.Namespace) -> None:
     facts = environment(Device.of(torch.device("cpu")))
     _finish(args, {"benchmark": "spmm_cpu", "environment": facts, "rows": rows})
     print(cpu_spmm.table(rows))
+
+
+def _conv(args: argparse.Namespace) -> None:
+    from benchmarks import conv, conv_problems, conv_report
+
+    batches = tuple(int(b) for b in args.batch.split(","))
+    sparsities = tuple(args.sparsity.split(","))
+    if args.benchmark == "conv":
+        layers = conv_problems.conv_layers(data_folder(args.data), sparsities, batches)
+    else:
+        layers = conv_problems.pool_layers(sparsities, batches)
+    rows = conv.run(layer for layer in layers if args.network in layer.name)
+    facts = environment(Device.of(torch.device("cuda")))
+    _finish(args, {"benchmark": args.benchmark, "environment": facts, "rows": rows})
+    if args.png:
+        title = {"conv": "Convolution", "convpool": "Convolution, bias, ReLU, max pool"}
+        conv_report.plot(
+            rows, f"{title[args.benchmark]}, speed-up over cuDNN fp32 — {facts['device']}", args.png
+        )
+    print(conv_report.details(rows), conv_report.summary(rows), sep="\n\n")
 
 
 def _tuned(args: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ import torch
 import triton
 from numpy.typing import NDArray
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, CompiledKernel
+from triton.compiler import ASTSource, CompiledKernel, make_backend
 from triton.errors import TritonError
 from triton.runtime.driver import driver
 
@@ -43,6 +43,8 @@ class KernelSource:
     x_dtype  dtype of x, y, bias and residual; x, y and residual are 16-byte aligned
     grid     programs along the three axes
     window_bytes  shared memory that the kernel's own PTX uses beyond what it declares
+    cluster  programs that share memory, neighbours along the first axis, which has ``cluster``
+             programs for each of the grid's
     """
 
     fn: Any
@@ -54,6 +56,7 @@ class KernelSource:
     num_warps: int
     options: Mapping[str, Any] = field(default_factory=dict)
     window_bytes: int = 0
+    cluster: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,7 @@ def _launcher(kernel: TritonKernel, loaded: CompiledKernel, arrays: list[torch.T
         *(None for _ in source.constants),
     )
     gx, gy, gz = source.grid
-    function, metadata = loaded.function, loaded.packed_metadata
+    function, metadata = loaded.function, _in_clusters(loaded, source.cluster)
     current_device, current_stream = torch.cuda.current_device, driver.active.get_current_stream
     index = arrays[0].device.index
 
@@ -143,6 +146,15 @@ def _launcher(kernel: TritonKernel, loaded: CompiledKernel, arrays: list[torch.T
         )  # fmt: skip
 
     return run
+
+
+def _in_clusters(loaded: CompiledKernel, cluster: int) -> Any:
+    """What the launch needs to know. Triton's own clusters spread every tensor over their programs,
+    and its planner gives up on long kernels; here a program is a program, launched in clusters."""
+    if cluster == 1:
+        return loaded.packed_metadata
+    backend = make_backend(loaded.metadata.target)
+    return backend.pack_metadata(loaded.metadata._replace(num_ctas=cluster))
 
 
 _compiled: weakref.WeakValueDictionary[tuple[Any, ...], CompiledKernel] = (

@@ -19,6 +19,8 @@ class KernelConfig:
     M_blocks    row blocks (a count, not a size)
     N_blocks    column tiles (a count, not a size)
     Gy          thread groups that share a row block's K range by equal nnz
+    K_blocks    programs of one cluster that share a row block's K range by equal nnz
+    stack       row blocks of one program, over the same column tile of X
     vector      adjacent columns of one lane, fetched by one load
     repeat      such groups of columns in one lane, a whole row of lanes apart
     row_blocks  "even_rows" in natural order; "even_nnz" deals rows so that blocks weigh the same;
@@ -39,6 +41,8 @@ class KernelConfig:
     M_blocks: int = 1
     N_blocks: int = 1
     Gy: int = 1
+    K_blocks: int = 1
+    stack: int = 1
     vector: int = 1
     row_blocks: RowBlocks = "even_rows"
     prefetch: int = 8
@@ -47,6 +51,11 @@ class KernelConfig:
     fastest: Fastest = "rows"
     gap_bits: int = 4
     chunk: int = 0
+
+    @property
+    def parts(self) -> int:
+        """Partial sums that make one output: of the groups of all programs of a cluster."""
+        return self.Gy * self.K_blocks
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,7 +87,10 @@ class KernelConfig:
 
 def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | None:
     """The laws every family shares: positive counts, a known way to cut rows."""
-    for name in ("M_blocks", "N_blocks", "Gy", "vector", "prefetch", "repeat", "gap_bits"):
+    for name in (
+        "M_blocks", "N_blocks", "Gy", "K_blocks", "stack", "vector", "prefetch", "repeat",
+        "gap_bits",
+    ):  # fmt: skip
         if getattr(config, name) < 1:
             return f"{name} must be at least 1, got {getattr(config, name)}"
     if config.sync_every < 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from sparse_triton.kernels.conv.families import GatherConv, UnrolledConv
 from sparse_triton.kernels.cpu import Cpu
 from sparse_triton.kernels.cpu_conv import CpuConv
 from sparse_triton.kernels.decode import Decode
@@ -16,7 +17,9 @@ from sparse_triton.kernels.unrolled import Unrolled
 from sparse_triton.problem import ConvProblem, ProblemT
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (Unrolled(), Gather(), Decode(), Dense(), Cpu())}
-CONV_FAMILIES: dict[str, Family[ConvProblem]] = {f.name: f for f in (DenseConv(), CpuConv())}
+CONV_FAMILIES: dict[str, Family[ConvProblem]] = {
+    f.name: f for f in (UnrolledConv(), GatherConv(), DenseConv(), CpuConv())
+}
 
 _OF_KIND: dict[str, Mapping[str, Family[Any]]] = {"spmm": FAMILIES, "conv": CONV_FAMILIES}
 

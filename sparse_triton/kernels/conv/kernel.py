@@ -1,0 +1,223 @@
+"""The Triton kernels of both convolution families: stage, multiply, exchange, finish."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from sparse_triton.build import KernelSource
+from sparse_triton.config import ceil_div, grid_of
+from sparse_triton.kernels.columns import has_dependent_launch
+from sparse_triton.kernels.conv.exchange import emit_exchange
+from sparse_triton.kernels.conv.finish import finish_tile
+from sparse_triton.kernels.conv.lists import lists_for
+from sparse_triton.kernels.conv.program import conv_programs, emit_program
+from sparse_triton.kernels.conv.shape import Shape, image_of, shape_of
+from sparse_triton.kernels.conv.stage import stage
+from sparse_triton.kernels.conv.walk import Walk, emit_walk
+from sparse_triton.kernels.epilogue import f32s
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sparse_triton.plan import Plan
+    from sparse_triton.problem import ConvProblem
+
+
+@triton.jit
+def conv_gather(  # type: ignore[no-untyped-def]
+    x, y, bias, residual, pairs, runs, rows,
+    SHAPE: tl.constexpr, IMAGE: tl.constexpr, FASTEST: tl.constexpr, DEPENDENT: tl.constexpr,
+    SHARED: tl.constexpr, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
+    EXCHANGE: tl.constexpr, EXCHANGE_CONSTRAINTS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    SUMS: tl.constexpr = SHAPE.sums
+    CHUNKS: tl.constexpr = SHAPE.tile.chunks
+    i_m, i_p, i_q, i_b, thread, rank = coordinates(SHAPE, FASTEST)
+    shared = allocate(thread, SHARED)
+    lists = SHAPE.Gy * SHAPE.block_m
+    p_runs = runs + (i_m * SHAPE.K_blocks + rank) * CHUNKS * lists
+    sums = (tl.zeros_like(thread).to(tl.float32),) * SUMS
+    if DEPENDENT:
+        gdc_launch_dependents()
+        gdc_wait()
+    for chunk in tl.static_range(CHUNKS):
+        run = tl.load(p_runs + chunk * lists + thread // SHAPE.lanes)  # first pair, their number
+        stage_chunk(x, shared, thread, rank, i_b, i_p, i_q, chunk, SHAPE, IMAGE)
+        operands = (
+            (pairs + (run & 0xFFFFFFFF)).to(tl.int64),
+            (run >> 32).to(tl.int32),
+            shared + thread % SHAPE.lanes * 4,
+        )
+        sums = tl.inline_asm_elementwise(
+            ASM, CONSTRAINTS, operands + sums, dtype=f32s(SUMS), is_pure=False, pack=1
+        )
+    sums = exchanged(shared, thread, rank, sums, SHAPE, EXCHANGE, EXCHANGE_CONSTRAINTS)
+    finish_tile(
+        y, bias, residual, rows, sums, shared, thread, rank, i_m, i_b, i_p, i_q, SHAPE, IMAGE,
+        HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
+    )  # fmt: skip
+
+
+@triton.jit
+def conv_unrolled(  # type: ignore[no-untyped-def]
+    x, y, bias, residual, rows,
+    SHAPE: tl.constexpr, IMAGE: tl.constexpr, FASTEST: tl.constexpr, DEPENDENT: tl.constexpr,
+    SHARED: tl.constexpr, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
+    EXCHANGE: tl.constexpr, EXCHANGE_CONSTRAINTS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    SUMS: tl.constexpr = SHAPE.sums
+    CHUNKS: tl.constexpr = SHAPE.tile.chunks
+    i_m, i_p, i_q, i_b, thread, rank = coordinates(SHAPE, FASTEST)
+    shared = allocate(thread, SHARED)
+    sums = (tl.zeros_like(thread).to(tl.float32),) * SUMS
+    operands = (
+        (i_m * SHAPE.K_blocks + rank) * SHAPE.Gy + thread // SHAPE.lanes,
+        shared + thread % SHAPE.lanes * 4,
+    )
+    if DEPENDENT:
+        gdc_launch_dependents()
+        gdc_wait()
+    for chunk in tl.static_range(CHUNKS):
+        stage_chunk(x, shared, thread, rank, i_b, i_p, i_q, chunk, SHAPE, IMAGE)
+        sums = tl.inline_asm_elementwise(
+            ASM[chunk], CONSTRAINTS, operands + sums, dtype=f32s(SUMS), is_pure=False, pack=1
+        )
+    sums = exchanged(shared, thread, rank, sums, SHAPE, EXCHANGE, EXCHANGE_CONSTRAINTS)
+    finish_tile(
+        y, bias, residual, rows, sums, shared, thread, rank, i_m, i_b, i_p, i_q, SHAPE, IMAGE,
+        HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
+    )  # fmt: skip
+
+
+@triton.jit
+def coordinates(SHAPE: tl.constexpr, FASTEST: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(row block, tile row, tile column, tile image, thread of the program, rank in the cluster).
+
+    One tensor axis, one thread an element: any other layout would instantiate the texts twice.
+    """
+    THREADS: tl.constexpr = SHAPE.threads
+    across = SHAPE.tile.columns.tiles
+    i_x, rank = tl.program_id(0) // SHAPE.K_blocks, tl.program_id(0) % SHAPE.K_blocks
+    i_m = tl.program_id(1) if FASTEST == "columns" else i_x
+    i_n = i_x if FASTEST == "columns" else tl.program_id(1)
+    return i_m, i_n // across, i_n % across, tl.program_id(2), tl.arange(0, THREADS), rank
+
+
+@triton.jit
+def allocate(thread, SHARED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The shared address of the program's memory, in every thread."""
+    return tl.inline_asm_elementwise(
+        SHARED, "=r,r", [thread], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def stage_chunk(  # type: ignore[no-untyped-def]
+    x, shared, thread, rank, i_b, i_p, i_q, chunk, SHAPE: tl.constexpr, IMAGE: tl.constexpr
+):  # fmt: skip
+    """Stage the program's chunk of channels once the one before has been used."""
+    p_0 = i_p * SHAPE.tile.rows.step + SHAPE.tile.rows.first
+    q_0 = i_q * SHAPE.tile.columns.step + SHAPE.tile.columns.first
+    c_0 = (rank * SHAPE.tile.chunks + chunk) * SHAPE.tile.channels
+    if chunk > 0:
+        tl.debug_barrier()
+    stage(x, shared, thread, i_b * SHAPE.tile.images, p_0, q_0, c_0, SHAPE, IMAGE)
+    tl.debug_barrier()
+
+
+@triton.jit
+def exchanged(  # type: ignore[no-untyped-def]
+    shared, thread, rank, sums, SHAPE: tl.constexpr, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr
+):  # fmt: skip
+    """The sums of all parts: ``SHAPE.held`` slots a thread."""
+    HELD: tl.constexpr = SHAPE.held
+    if SHAPE.parts > 1:
+        sums = tl.inline_asm_elementwise(
+            ASM, CONSTRAINTS, (shared, thread, rank + thread * 0) + sums,  # noqa: RUF005
+            dtype=f32s(HELD), is_pure=False, pack=1,
+        )  # fmt: skip
+    return sums
+
+
+def conv_source(plan: Plan[ConvProblem]) -> KernelSource:
+    """Kernel ``y = pool(epilogue(conv(x, W)))``, implicit im2col through staged tiles of x.
+
+    Shapes   W [M, C*R*S] pruned; x [batch, C, H, W], y [batch, M, P, Q] (or pooled), each NCHW or
+             channels-last, any stride, padding and dilation.
+    Grid     row blocks x tiles of an image x images, either of the first two fastest; a cluster of
+             K_blocks programs for each, one range of channels a program.
+    Program  stages its channels of a zero-padded tile of x as float32 in shared memory, chunk by
+             chunk, so that nothing after it tests for borders; Gy groups of threads share the
+             non-zeros of a chunk. gather walks lists of (cell, value), one row a thread; unrolled
+             runs a body with cells and values as immediates, all rows of the block in each lane.
+             The Gy * K_blocks partials are added in order. A pool reads the finished pixels of the
+             program's rows from shared memory: where windows of two tiles overlap, both tiles
+             compute those pixels.
+    Cost     2*nnz*P*Q flop; x is staged once per row block, halo included; gather reads 4 bytes of
+             shared memory a product, unrolled as much for each used column and row block.
+    Error    |y - y64| <= gamma(nnz_row + parts + 2) * (|W| @ |x| + |bias| + |residual|).
+    Repeat   same plan, same input: same bits (no atomics).
+    Raises   nothing: a plan that exists is legal.
+    Source   the staged, halo-extended tile: common to all direct convolutions; Chen, Escort, 2018,
+             and Wang, SparseRT, PACT 2020, for virtual columns of a sparse filter.
+    """
+    problem, config, shape = plan.problem, plan.config, shape_of(plan)
+    dependent = has_dependent_launch(plan.device.arch)
+    exchange = emit_exchange(shape)
+    texts, arrays = (
+        _gather_parts(plan, shape) if config.kernel == "gather" else _unrolled_parts(plan, shape)
+    )
+    bytes_ = shape.shared_bytes
+    epilogue = problem.epilogue
+    return KernelSource(
+        fn=conv_gather if config.kernel == "gather" else conv_unrolled,
+        constants={
+            "SHAPE": shape,
+            "IMAGE": image_of(problem),
+            "FASTEST": config.fastest,
+            "DEPENDENT": dependent,
+            "SHARED": f"{{ .shared .align 16 .b8 tile[{bytes_}]; mov.u32 $0, tile; }}",
+            **texts,
+            "EXCHANGE": exchange.text,
+            "EXCHANGE_CONSTRAINTS": exchange.constraints,
+            "HAS_BIAS": epilogue.bias,
+            "HAS_RESIDUAL": epilogue.residual,
+            "ACTIVATION": epilogue.activation,
+        },
+        x_dtype=problem.x_dtype,
+        arrays=arrays,
+        scalars={},
+        grid=grid_of(
+            config,
+            ceil_div(problem.M, shape.block_m),
+            shape.tile.tiles,
+            ceil_div(problem.batch, shape.tile.images),
+        ),
+        num_warps=shape.threads // 32,
+        options={"launch_pdl": dependent},
+        cluster=config.K_blocks,
+    )
+
+
+def _gather_parts(plan: Plan[ConvProblem], shape: Shape) -> tuple[dict[str, Any], dict[str, Any]]:
+    walk = emit_walk(Walk(shape.repeat, shape.tile.step * 4, plan.config.prefetch))
+    packed = lists_for(plan)
+    arrays = {
+        "pairs": packed.pairs.view("int64"),
+        "runs": packed.runs.view("int64"),
+        "rows": packed.rows,
+    }
+    return {"ASM": walk.text, "CONSTRAINTS": walk.constraints}, arrays
+
+
+def _unrolled_parts(plan: Plan[ConvProblem], shape: Shape) -> tuple[dict[str, Any], dict[str, Any]]:
+    programs = conv_programs(plan)
+    asm = [emit_program(program, shape) for program in programs]
+    texts = {"ASM": tuple(a.text for a in asm), "CONSTRAINTS": asm[0].constraints}
+    return texts, {"rows": programs[0].rows}

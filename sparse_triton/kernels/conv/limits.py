@@ -1,0 +1,104 @@
+"""Every reason why a configuration cannot run a convolution, for both families."""
+
+from __future__ import annotations
+
+from sparse_triton.config import KernelConfig, ceil_div, counts_why_not
+from sparse_triton.device import Device
+from sparse_triton.kernels.conv.shape import Shape, gather_shape, unrolled_shape
+from sparse_triton.kernels.conv.tile import MAX_SHARED_BYTES
+from sparse_triton.kernels.gather.limits import MAX_PAIRS
+from sparse_triton.kernels.unrolled.limits import MAX_NNZ
+from sparse_triton.problem import ConvProblem
+
+MAX_THREADS = 1024
+MAX_CHUNKS = 64
+MAX_STAGING = 512  # loads of one thread and chunk: they are written out
+REGISTERS_BESIDES = 28
+
+
+def gather_why_not(problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
+    reason = counts_why_not(config, ("sorted", "even_nnz")) or _problem_why_not(problem, config)
+    if reason is not None:
+        return reason
+    if problem.nnz > MAX_PAIRS:
+        return f"nnz={problem.nnz} needs 64-bit pair numbers, the limit is {MAX_PAIRS}"
+    for name in ("Gy", "prefetch"):
+        value = getattr(config, name)
+        if value & (value - 1) or (name == "prefetch" and value < 2):
+            return f"{name} must be a power of two (prefetch at least 2), got {value}"
+    shape = gather_shape(problem, config)
+    if shape.block_m % config.K_blocks:
+        return (
+            f"K_blocks={config.K_blocks} programs finish a share of block_m={shape.block_m} rows "
+            f"each; use K_blocks <= {shape.block_m} or fewer M_blocks than {config.M_blocks}"
+        )
+    registers = shape.sums + config.prefetch * (4 + shape.repeat) + REGISTERS_BESIDES
+    return _shape_why_not(shape, config, device, registers)
+
+
+def unrolled_why_not(problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
+    reason = counts_why_not(config, ("even_rows", "even_nnz")) or _problem_why_not(problem, config)
+    if reason is not None:
+        return reason
+    if problem.nnz > MAX_NNZ:
+        return (
+            f"nnz={problem.nnz} non-zeros would be that many instructions, the limit is {MAX_NNZ}; "
+            "use kernel='gather'"
+        )
+    if config.Gy & (config.Gy - 1):
+        return f"Gy must be a power of two, got {config.Gy}"
+    shape = unrolled_shape(problem, config)
+    registers = shape.sums + shape.repeat * (config.prefetch + 1) + REGISTERS_BESIDES
+    return _shape_why_not(shape, config, device, registers)
+
+
+def _problem_why_not(problem: ConvProblem, config: KernelConfig) -> str | None:
+    if min(problem.M, problem.batch, *problem.y_size) == 0 or problem.nnz == 0:
+        return "nothing to multiply; use kernel='dense'"
+    if config.vector != 1:
+        return f"vector must be 1: shared memory is read by the element, got {config.vector}"
+    if config.repeat & (config.repeat - 1):
+        return f"repeat must be a power of two, got {config.repeat}"
+    if config.K_blocks not in (1, 2, 4, 8):
+        return f"K_blocks must be 1, 2, 4 or 8, the programs of a cluster, got {config.K_blocks}"
+    if problem.C * problem.H * problem.W >= 2**31 or problem.M * problem.N >= 2**31:
+        return "an image of 2**31 elements needs 64-bit offsets; use kernel='dense'"
+    return None
+
+
+def _shape_why_not(
+    shape: Shape, config: KernelConfig, device: Device, registers: int
+) -> str | None:
+    threads, tile = shape.threads, shape.tile
+    if config.K_blocks > 1 and device.arch < 90:
+        return f"K_blocks={config.K_blocks} needs clusters, from sm_90 on; use K_blocks=1"
+    if threads % 32 or threads > MAX_THREADS or threads & (threads - 1):
+        return (
+            f"{shape.row_groups} row groups * {shape.lanes} lanes = {threads} threads must be a "
+            f"power of two in 32 ... {MAX_THREADS}; change M_blocks={config.M_blocks}, "
+            f"N_blocks={config.N_blocks}, repeat={config.repeat} or Gy={config.Gy}"
+        )
+    if shape.shared_bytes > MAX_SHARED_BYTES:
+        return (
+            f"tile ({tile.bytes} bytes) or partials ({shape.exchange_bytes}) exceed the "
+            f"{MAX_SHARED_BYTES} bytes of shared memory; use more M_blocks or N_blocks, or a "
+            "smaller Gy"
+        )
+    if tile.chunks > MAX_CHUNKS:
+        return (
+            f"{tile.chunks} chunks of {tile.channels} channels, the limit is {MAX_CHUNKS}; use "
+            f"more N_blocks than {config.N_blocks} or K_blocks than {config.K_blocks}"
+        )
+    staging = ceil_div(tile.images * tile.plane * tile.channels, threads)
+    if staging > MAX_STAGING:
+        return (
+            f"a thread would stage {staging} elements, the limit is {MAX_STAGING}; use more "
+            f"threads than {threads}"
+        )
+    budget = min(255, device.registers // threads)
+    if registers > budget:
+        return (
+            f"{shape.sums} sums and prefetch={config.prefetch} need about {registers} registers, "
+            f"{threads} threads leave {budget}; use more M_blocks, or a smaller prefetch or repeat"
+        )
+    return None

@@ -1,0 +1,60 @@
+"""The weight as the gather walk reads it: a list of (cell, value) for each row, chunk and group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_triton.kernels.conv.shape import Shape, gather_shape
+from sparse_triton.kernels.conv.tile import Cells, cells_of
+from sparse_triton.kernels.gather.pack import ALIGN_PAIRS, Packed
+from sparse_triton.partition import NO_ROW, partition_rows
+from sparse_triton.pattern import CSR, Int64
+
+if TYPE_CHECKING:
+    from sparse_triton.plan import Plan
+    from sparse_triton.problem import ConvProblem
+
+
+def lists_for(plan: Plan[ConvProblem]) -> Packed:
+    """``runs`` is [blocks, K_blocks * chunks, Gy, block_m, 2]; pairs hold byte offsets from a
+    lane's point of the tile."""
+    config = plan.config
+    shape = gather_shape(plan.problem, config)
+    rows = partition_rows(plan.csr, shape.block_m, config.row_blocks).rows
+    cells = cells_of(plan.problem, shape.tile)
+    which = _list_of_entry(plan.csr, rows, cells, shape)
+    lists = rows.shape[0] * shape.K_blocks * shape.tile.chunks * shape.Gy * shape.block_m
+    counts = np.bincount(which, minlength=lists)
+    room = -(-counts // ALIGN_PAIRS) * ALIGN_PAIRS
+    starts = np.cumsum(room) - room
+    pairs = np.zeros((int(room.sum()) + 4 * config.prefetch, 2), dtype=np.int32)
+    order = np.argsort(which, kind="stable")
+    at = np.empty(len(which), dtype=np.int64)
+    at[order] = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at += starts[which]
+    pairs[at, 0] = cells.cell[plan.csr.column_indices] * 4
+    pairs[at, 1] = plan.csr.values.view(np.int32)
+    runs = np.stack([starts, counts], axis=-1).astype(np.int32)
+    in_order = (rows.shape[0], -1, shape.Gy, shape.block_m, 2)
+    return Packed(pairs, runs.reshape(in_order), rows)
+
+
+def _list_of_entry(csr: CSR, rows: NDArray[np.int32], cells: Cells, shape: Shape) -> Int64:
+    """[nnz] number of the list that each entry goes to: a row's entries of a chunk are dealt over
+    the groups in turn."""
+    chunks = shape.K_blocks * shape.tile.chunks
+    block, place = np.nonzero(rows != NO_ROW)
+    block_of, place_of = np.zeros((2, csr.shape[0]), dtype=np.int64)
+    block_of[rows[block, place]], place_of[rows[block, place]] = block, place
+    chunk = cells.chunk[csr.column_indices].astype(np.int64)
+    run = csr.rows * np.int64(chunks) + chunk  # ascending: columns ascend within a row
+    lengths = np.bincount(run, minlength=csr.shape[0] * chunks)
+    within = np.arange(csr.nnz) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    group = within % shape.Gy
+    row = csr.rows
+    return np.asarray(
+        ((block_of[row] * chunks + chunk) * shape.Gy + group) * shape.block_m + place_of[row]
+    )

@@ -1,0 +1,133 @@
+"""A convolution program in numbers: what the Triton kernel, the lists and the texts share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two
+from sparse_triton.kernels.conv.tile import Tile, tile_of
+from sparse_triton.problem import ConvProblem, Pool
+
+if TYPE_CHECKING:
+    from sparse_triton.plan import Plan
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One program of a cluster of ``K_blocks``.
+
+    block_m     places for rows of W
+    row_groups  threads a lane has in a program: Gy groups of a thread a place (gather), or of one
+                thread for all places (unrolled)
+    chunks      of channels, staged one after the other
+
+    Sums are kept by *slot*, place * repeat + point of a lane. Once partials are added, a program
+    holds the slots of ``block_m / K_blocks`` places, ``held`` of them in each thread.
+    """
+
+    tile: Tile
+    block_m: int
+    Gy: int
+    K_blocks: int
+    row_groups: int
+    pool: Pool | None
+
+    @property
+    def lanes(self) -> int:
+        return self.tile.lanes
+
+    @property
+    def repeat(self) -> int:
+        return self.tile.repeat
+
+    @property
+    def threads(self) -> int:
+        return self.row_groups * self.lanes
+
+    @property
+    def parts(self) -> int:
+        return self.Gy * self.K_blocks
+
+    @property
+    def sums(self) -> int:
+        """Accumulators of a thread."""
+        return self.block_m * self.Gy // self.row_groups * self.repeat
+
+    @property
+    def slots(self) -> int:
+        """That a program finishes."""
+        return self.block_m // self.K_blocks * self.repeat
+
+    @property
+    def held(self) -> int:
+        return ceil_div(self.slots, self.row_groups)
+
+    @property
+    def exchange_bytes(self) -> int:
+        """[slot of the cluster][group][lane] partials."""
+        if self.parts == 1:
+            return 0
+        return self.block_m * self.repeat * self.Gy * self.lanes * 4
+
+    @property
+    def pool_bytes(self) -> int:
+        """[slot][lane] finished outputs of the convolution."""
+        return self.slots * self.lanes * 4
+
+    @property
+    def shared_bytes(self) -> int:
+        """The tile, then in its place the partials and what is pooled."""
+        after = self.exchange_bytes + (self.pool_bytes if self.pool else 0)
+        return max(self.tile.bytes, after)
+
+
+def gather_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
+    block_m = next_power_of_two(ceil_div(problem.M, config.M_blocks))
+    return Shape(
+        tile_of(problem, config), block_m, config.Gy, config.K_blocks, config.Gy * block_m,
+        problem.pool,
+    )  # fmt: skip
+
+
+def unrolled_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
+    rows = ceil_div(problem.M, config.M_blocks)
+    block_m = ceil_div(rows, config.parts) * config.parts
+    return Shape(
+        tile_of(problem, config), block_m, config.Gy, config.K_blocks, config.Gy, problem.pool
+    )
+
+
+def shape_of(plan: Plan[ConvProblem]) -> Shape:
+    make = gather_shape if plan.config.kernel == "gather" else unrolled_shape
+    return make(plan.problem, plan.config)
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a kernel is compiled for besides its shape: extents and strides, in elements.
+
+    y_stride, y_strides          from image to image of Y; from filter, row, column to the next
+    pixels_stride, pixel_strides  the same before the pool: of the residual, and of Y without a pool
+    """
+
+    batch: int
+    C: int
+    H: int
+    W: int
+    channels_last: bool
+    x_strides: tuple[int, int, int]
+    y_stride: int
+    y_strides: tuple[int, int, int]
+    pixels_stride: int
+    pixel_strides: tuple[int, int, int]
+
+
+def image_of(problem: ConvProblem) -> Image:
+    height, width = problem.y_size
+    return Image(
+        problem.batch, problem.C, problem.H, problem.W,
+        problem.x_layout == "column", problem.x_strides,
+        problem.M * height * width, problem.y_strides,
+        problem.M * problem.N, replace(problem, pool=None).y_strides,
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""What ptxas makes of staged convolutions: each product once, no spills, no test of borders."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from sparse_triton.build import TritonKernel, resources, sass
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.kernels import families_of
+from sparse_triton.kernels.conv.program import conv_programs
+from sparse_triton.kernels.conv.shape import shape_of
+from sparse_triton.kernels.unrolled.ops import Load
+from sparse_triton.plan import Plan, plan_spmm
+from sparse_triton.problem import ConvProblem, Epilogue, Layout, Pool
+from tests.conv_support import FAMILIES, H100, drawn_config, drawn_filter, drawn_problem
+
+LAYER = ConvProblem(1, 16, 14, 14, 32, 3, 3, 450, padding=(1, 1, 1, 1))
+UNROLLED = (
+    KernelConfig("unrolled", M_blocks=2, N_blocks=2, Gy=2),
+    KernelConfig("unrolled", M_blocks=1, N_blocks=1, Gy=1, repeat=2, prefetch=4),
+    KernelConfig("unrolled", M_blocks=2, N_blocks=4, Gy=4, K_blocks=4, row_blocks="even_nnz"),
+)
+GEOMETRIES = (
+    LAYER,
+    replace(LAYER, stride=(2, 2)),
+    replace(LAYER, dilation=(2, 1), padding=(0, 3, 1, 0)),
+    replace(LAYER, pool=Pool("max", (2, 2), (2, 2))),
+)
+
+
+@cache
+def built(
+    p: ConvProblem, config: KernelConfig, arch: int
+) -> tuple[Plan[ConvProblem], TritonKernel]:
+    W = drawn_filter(p, "random", 0.1, 0)
+    plan = plan_spmm(replace(p, nnz=W.nnz), config, W.csr, Device.virtual_cuda(arch))
+    kernel = plan.family.build(plan)
+    assert isinstance(kernel, TritonKernel)
+    return plan, kernel
+
+
+@pytest.mark.parametrize("config", UNROLLED, ids=str)
+@pytest.mark.parametrize("p", GEOMETRIES, ids=str)
+def test_unrolled_machine_code(p: ConvProblem, config: KernelConfig) -> None:
+    plan, kernel = built(p, config, 90)
+    code = sass(kernel)
+    shape = shape_of(plan)
+    assert len(re.findall(r"\bFFMA\b", code)) == plan.problem.nnz * shape.repeat
+    bodies = [body for program in conv_programs(plan) for body in program.bodies]
+    loads = sum(isinstance(op, Load) for body in bodies for op in body) * shape.repeat
+    exchanged = shape.held * shape.parts if shape.parts > 1 else 0
+    from_cluster = len(re.findall(r"\bLD\.E|\bLDS\.\w*CLUSTER|\bLD\b", code))
+    shared = len(re.findall(r"\bLDS\b", code)) + from_cluster
+    windows = 4 * shape.slots * shape.lanes // shape.threads if p.pool else 0
+    assert loads <= shared <= loads + exchanged + windows
+    used = resources(kernel)
+    assert used.spill_bytes == 0
+    assert used.shared_bytes <= 49 * 1024
+
+
+@pytest.mark.parametrize("kernel", FAMILIES)
+def test_no_test_of_borders_among_the_products(kernel: str) -> None:
+    """Between the first and the last product nothing compares but the walk's own counters."""
+    config = {
+        "gather": KernelConfig("gather", 4, 1, Gy=1, repeat=4, row_blocks="even_nnz"),
+        "unrolled": UNROLLED[1],
+    }[kernel]
+    _, compiled = built(LAYER, config, 90)
+    text = compiled.source.constants["ASM"]
+    text = text if isinstance(text, str) else text[0]
+    compared = re.findall(r"setp\.\w+\.s32 (\w+), (\w+)", text)
+    assert {operand for _, operand in compared} <= {"left"}
+    assert "ld.global" not in re.sub(r"ld\.global\.nc\.v4\.b32 \{[ab]k", "", text)
+
+
+@pytest.mark.parametrize("kernel", FAMILIES)
+@pytest.mark.parametrize(
+    ("arch", "x_dtype", "layout"),
+    [(80, "float32", "row"), (90, "float16", "column"), (100, "bfloat16", "row")],
+)
+def test_defaults_compile_without_spills(
+    arch: int, x_dtype: str, layout: Layout, kernel: str
+) -> None:
+    epilogue = Epilogue(bias=True, residual=True, activation="silu")
+    p = replace(LAYER, x_dtype=x_dtype, x_layout=layout, y_layout=layout, epilogue=epilogue)
+    config = families_of(p)[kernel].default_config(p, Device.virtual_cuda(arch))
+    assert resources(built(p, config, arch)[1]).spill_bytes == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_drawn_configurations_do_not_spill(seed: int) -> None:
+    rng = np.random.default_rng([11, seed])
+    drawn = None
+    while drawn is None:
+        drawn = drawn_problem(rng, seed)
+    config = drawn_config(rng, drawn.problem, FAMILIES[seed % 2])
+    assert config is not None
+    plan = plan_spmm(drawn.problem, config, drawn.weight().csr, H100)
+    kernel = plan.family.build(plan)
+    assert isinstance(kernel, TritonKernel)
+    assert resources(kernel).spill_bytes == 0

@@ -1,0 +1,143 @@
+"""What tests of convolution kernels share: filters, legal configurations, truth and its bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sparse_triton import SparseMatrix
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.kernels import families_of
+from sparse_triton.kernels.dense_conv import pool_of
+from sparse_triton.numerics import activate, error_bound
+from sparse_triton.plan import why_not
+from sparse_triton.problem import ConvProblem, Epilogue, Pool
+from tests.support import dense_weight
+
+F = torch.nn.functional
+H100 = Device.virtual_cuda(90)
+FAMILIES = ("gather", "unrolled")
+PATTERNS = ("random", "random", "ragged", "empty_rows", "empty_columns", "one", "full")
+
+
+def pick(rng: np.random.Generator, *values: Any) -> Any:
+    return values[rng.integers(len(values))]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A problem and the filter it is for, by its seed."""
+
+    problem: ConvProblem
+    pattern: str
+    density: float
+    seed: int
+
+    def weight(self) -> SparseMatrix:
+        return drawn_filter(self.problem, self.pattern, self.density, self.seed)
+
+
+def drawn_filter(p: ConvProblem, pattern: str, density: float, seed: int) -> SparseMatrix:
+    """[M, C*R*S]; several groups are blocks of the diagonal, of three and more one is empty."""
+    w = dense_weight(pattern, p.M, p.K, density, seed)
+    if p.groups > 1:
+        blocks = w.view(p.groups, p.M // p.groups, p.groups, p.K // p.groups)
+        of_own_group = torch.eye(p.groups, dtype=torch.bool)
+        of_own_group[0, 0] = p.groups < 3
+        blocks *= of_own_group[:, None, :, None]
+    w = w.to(getattr(torch, p.w_dtype))
+    if not w.any():
+        w[-1, -1] = 1.0
+    return SparseMatrix.from_dense(w)
+
+
+def drawn_problem(rng: np.random.Generator, seed: int, small: bool = False) -> Drawn | None:
+    """Any geometry: pixels, kernels larger than the image, strides, dilation, groups, pools."""
+    sizes = (1, 2, 5, 7) if small else (1, 2, 7, 9, 14, 28, 33)
+    groups = int(pick(rng, 1, 1, 1, 2, 4))
+    C, M = groups * int(pick(rng, 1, 2, 3, 8)), groups * int(pick(rng, 1, 2, 5, 8))
+    if not small and rng.random() < 0.3:
+        C, M = C * 8, M * 8
+    pool = None
+    if rng.random() < 0.4:
+        kernel = (int(pick(rng, 2, 3)), int(pick(rng, 1, 2, 3)))
+        padding = (int(pick(rng, 0, kernel[0] // 2)), int(pick(rng, 0, kernel[1] // 2)))
+        strides = (int(pick(rng, 1, 2, 3)), int(pick(rng, 1, 2, 3)))
+        pool = Pool(pick(rng, "max", "avg"), kernel, strides, padding)
+    p = ConvProblem(
+        int(pick(rng, 1, 1, 2, 5)), C, int(pick(rng, *sizes)), int(pick(rng, *sizes)), M,
+        int(pick(rng, 1, 2, 3, 3, 5)), int(pick(rng, 1, 3, 3, 4)), 1,
+        stride=(int(pick(rng, 1, 1, 2, 3)), int(pick(rng, 1, 1, 2, 3))),
+        padding=tuple(int(n) for n in rng.integers(0, 4, 4)),
+        dilation=(int(pick(rng, 1, 1, 2)), int(pick(rng, 1, 1, 3))),
+        groups=groups, x_dtype=pick(rng, "float32", "float32", "float16", "bfloat16"),
+        w_dtype=pick(rng, "float32", "float16"), x_layout=pick(rng, "row", "row", "column"),
+        y_layout=pick(rng, "row", "column"),
+        epilogue=Epilogue(
+            bool(rng.integers(2)), bool(rng.integers(2)), pick(rng, None, "relu", "gelu", "silu")
+        ),
+        pool=pool,
+    )  # fmt: skip
+    if min(p.P, p.Q, *p.y_size) < 1:
+        return None
+    pattern, density = pick(rng, *PATTERNS), float(pick(rng, 0.02, 0.1, 0.3))
+    if pattern == "full" and p.M * p.K > 4000:
+        pattern = "random"
+    nnz = drawn_filter(p, pattern, density, seed).nnz
+    return Drawn(replace(p, nnz=nnz), pattern, density, seed)
+
+
+def drawn_config(
+    rng: np.random.Generator, problem: ConvProblem, kernel: str, tries: int = 300
+) -> KernelConfig | None:
+    """A legal configuration out of the family's space."""
+    space = families_of(problem)[kernel].space(problem, H100)
+    for _ in range(tries):
+        fields = {name: values[rng.integers(len(values))] for name, values in space.items()}
+        config = KernelConfig(kernel, **fields)
+        if why_not(problem, config, H100) is None:
+            return config
+    return None
+
+
+def convolve(p: ConvProblem, w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """[batch, M, P, Q] of W [M, C*R*S] and X [batch, C, H, W], in their dtype."""
+    top, bottom, left, right = p.padding
+    padded = F.pad(x, (left, right, top, bottom))
+    filters = w.view(p.M, p.C, p.R, p.S)
+    return F.conv2d(padded, filters, stride=p.stride, dilation=p.dilation)
+
+
+def worst_ratio(
+    Y: torch.Tensor, W: SparseMatrix, p: ConvProblem, config: KernelConfig, X: torch.Tensor,
+    bias: torch.Tensor | None = None, residual: torch.Tensor | None = None,
+) -> float:  # fmt: skip
+    """Largest error over derived bound of Y [batch, M, ...]; all tensors NCHW in meaning."""
+    w, x = W.to_dense().double().to(X.device), X.double()
+    y, magnitude = convolve(p, w, x), convolve(p, w.abs(), x.abs())
+    for operand in (None if bias is None else bias[:, None, None], residual):
+        if operand is not None:
+            y, magnitude = y + operand.double(), magnitude + operand.double().abs()
+    y64 = activate(y.cpu().numpy(), p.epilogue.activation)
+    columns = (p.batch, p.M, -1)
+    bound = error_bound(
+        W.csr.row_lengths, magnitude.cpu().numpy().reshape(columns), y64.reshape(columns),
+        Gy=config.parts, y_dtype="float32", activation=p.epilogue.activation,
+    ).reshape(y64.shape)  # fmt: skip
+    truth, allowed = torch.from_numpy(y64), torch.from_numpy(bound)
+    if p.pool is not None:
+        if p.pool.kind == "avg":
+            allowed += 16 * 2.0**-24 * truth.abs()
+        truth, allowed = pool_of(truth, p.pool), pool_of(allowed, p.pool)
+    if p.x_dtype != "float32":
+        unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[p.x_dtype]
+        allowed = allowed * (1 + unit) + unit * truth.abs() + 2.0**-24
+    got = Y.double().cpu()
+    error = (got - truth).abs()
+    if got.shape != truth.shape or bool(got.isnan().any()):
+        return float("inf")
+    return float((error / allowed).max())
