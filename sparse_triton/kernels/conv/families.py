@@ -54,6 +54,9 @@ class Staged(Family[ConvProblem]):
 class GatherConv(Staged):
     name = "gather"
 
+    def space(self, problem: ConvProblem, device: Device) -> Space:
+        return {**super().space(problem, device), "stack": (1, 2, 4)}
+
     def why_not(self, problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
         return gather_why_not(problem, config, device)
 

@@ -35,32 +35,60 @@ def conv_gather(  # type: ignore[no-untyped-def]
     EXCHANGE: tl.constexpr, EXCHANGE_CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    SUMS: tl.constexpr = SHAPE.sums
+    REPEAT: tl.constexpr = SHAPE.repeat
     CHUNKS: tl.constexpr = SHAPE.tile.chunks
+    STACK: tl.constexpr = SHAPE.stack
+    BATCH: tl.constexpr = SHAPE.batch
     i_m, i_p, i_q, i_b, thread, rank = coordinates(SHAPE, FASTEST)
     shared = allocate(thread, SHARED)
+    lane, in_batch = thread % SHAPE.lanes, thread % BATCH
+    p_mine = shared + SHAPE.pairs_from + thread * 8
+    operands = (p_mine, p_mine - in_batch * 8, in_batch, shared + lane * 4)
     lists = SHAPE.Gy * SHAPE.block_m
-    p_runs = runs + (i_m * SHAPE.K_blocks + rank) * CHUNKS * lists
-    sums = (tl.zeros_like(thread).to(tl.float32),) * SUMS
+    p_runs = runs + (i_m * SHAPE.K_blocks + rank) * CHUNKS * lists + thread // SHAPE.lanes * STACK
+    sums = (tl.zeros_like(thread).to(tl.float32),) * (STACK * REPEAT)
+    # Two lists ahead: where one lies, and the first pairs of the one before.
+    this_list = list_at(pairs, run_of(p_runs, 0, lists, SHAPE), in_batch)
+    run = run_of(p_runs, 1, lists, SHAPE)
     if DEPENDENT:
         gdc_launch_dependents()
         gdc_wait()
     for chunk in tl.static_range(CHUNKS):
-        run = tl.load(p_runs + chunk * lists + thread // SHAPE.lanes)  # first pair, their number
         stage_chunk(x, shared, thread, rank, i_b, i_p, i_q, chunk, SHAPE, IMAGE)
-        operands = (
-            (pairs + (run & 0xFFFFFFFF)).to(tl.int64),
-            (run >> 32).to(tl.int32),
-            shared + thread % SHAPE.lanes * 4,
-        )
-        sums = tl.inline_asm_elementwise(
-            ASM, CONSTRAINTS, operands + sums, dtype=f32s(SUMS), is_pure=False, pack=1
-        )
+        walked = ()
+        for i in tl.static_range(STACK):
+            next_list = list_at(pairs, run, in_batch)
+            run = run_of(p_runs, chunk * STACK + i + 2, lists, SHAPE)
+            walked += tl.inline_asm_elementwise(
+                ASM, CONSTRAINTS, this_list + operands + sums[i * REPEAT : (i + 1) * REPEAT],
+                dtype=f32s(REPEAT), is_pure=False, pack=1,
+            )  # fmt: skip
+            this_list = next_list
+        sums = walked
     sums = exchanged(shared, thread, rank, sums, SHAPE, EXCHANGE, EXCHANGE_CONSTRAINTS)
     finish_tile(
         y, bias, residual, rows, sums, shared, thread, rank, i_m, i_b, i_p, i_q, SHAPE, IMAGE,
         HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
     )  # fmt: skip
+
+
+@triton.jit
+def run_of(p_runs, i: tl.constexpr, lists, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(first pair, length) of a thread's i-th list; empty past its last."""
+    STACK: tl.constexpr = SHAPE.stack
+    if i < SHAPE.tile.chunks * STACK:
+        run = tl.load(p_runs + i // STACK * lists + i % STACK)
+    else:
+        run = tl.zeros_like(p_runs.to(tl.int64))
+    return run
+
+
+@triton.jit
+def list_at(pairs, run, in_batch):  # type: ignore[no-untyped-def]
+    """(pointer to this lane's first pair, that pair, length) of a list."""
+    p_pair = pairs + (run & 0xFFFFFFFF) + in_batch
+    length = (run >> 32).to(tl.int32)
+    return p_pair.to(tl.int64), tl.load(p_pair, mask=in_batch < length, other=0), length
 
 
 @triton.jit
@@ -206,7 +234,8 @@ def conv_source(plan: Plan[ConvProblem]) -> KernelSource:
 
 
 def _gather_parts(plan: Plan[ConvProblem], shape: Shape) -> tuple[dict[str, Any], dict[str, Any]]:
-    walk = emit_walk(Walk(shape.repeat, shape.tile.step * 4, plan.config.prefetch))
+    depth = min(plan.config.prefetch, shape.batch)
+    walk = emit_walk(Walk(shape.repeat, shape.tile.step * 4, depth, shape.batch))
     packed = lists_for(plan)
     arrays = {
         "pairs": packed.pairs.view("int64"),

@@ -12,7 +12,7 @@ from sparse_triton.problem import ConvProblem
 
 MAX_THREADS = 1024
 MAX_CHUNKS = 64
-MAX_STAGING = 512  # loads of one thread and chunk: they are written out
+MAX_STAGING = 192  # loads of one thread and chunk: they are written out
 REGISTERS_BESIDES = 28
 
 
@@ -27,12 +27,14 @@ def gather_why_not(problem: ConvProblem, config: KernelConfig, device: Device) -
         if value & (value - 1) or (name == "prefetch" and value < 2):
             return f"{name} must be a power of two (prefetch at least 2), got {value}"
     shape = gather_shape(problem, config)
+    if config.stack & (config.stack - 1):
+        return f"stack must be a power of two, got {config.stack}"
     if shape.block_m % config.K_blocks:
         return (
             f"K_blocks={config.K_blocks} programs finish a share of block_m={shape.block_m} rows "
             f"each; use K_blocks <= {shape.block_m} or fewer M_blocks than {config.M_blocks}"
         )
-    registers = shape.sums + config.prefetch * (4 + shape.repeat) + REGISTERS_BESIDES
+    registers = shape.sums + config.prefetch * (2 + shape.repeat) + REGISTERS_BESIDES
     return _shape_why_not(shape, config, device, registers)
 
 
@@ -47,6 +49,8 @@ def unrolled_why_not(problem: ConvProblem, config: KernelConfig, device: Device)
         )
     if config.Gy & (config.Gy - 1):
         return f"Gy must be a power of two, got {config.Gy}"
+    if config.stack != 1:
+        return f"stack must be 1: a body is for all rows of its block, got {config.stack}"
     shape = unrolled_shape(problem, config)
     registers = shape.sums + shape.repeat * (config.prefetch + 1) + REGISTERS_BESIDES
     return _shape_why_not(shape, config, device, registers)

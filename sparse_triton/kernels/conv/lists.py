@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,37 +10,39 @@ from numpy.typing import NDArray
 
 from sparse_triton.kernels.conv.shape import Shape, gather_shape
 from sparse_triton.kernels.conv.tile import Cells, cells_of
-from sparse_triton.kernels.gather.pack import ALIGN_PAIRS, Packed
 from sparse_triton.partition import NO_ROW, partition_rows
-from sparse_triton.pattern import CSR, Int64
+from sparse_triton.pattern import CSR, Int32, Int64
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
     from sparse_triton.problem import ConvProblem
 
 
-def lists_for(plan: Plan[ConvProblem]) -> Packed:
-    """``runs`` is [blocks, K_blocks * chunks, Gy, block_m, 2]; pairs hold byte offsets from a
-    lane's point of the tile."""
-    config = plan.config
-    shape = gather_shape(plan.problem, config)
-    rows = partition_rows(plan.csr, shape.block_m, config.row_blocks).rows
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """pairs  [nnz, 2] int32: byte offset from a lane's point of the tile, bits of the float32 value
+    runs   [blocks, K_blocks * chunks, Gy, block_m, 2] int32: first pair and length of each list
+    rows   [blocks, block_m] int32: row at each place, -1: none
+    """
+
+    pairs: Int32
+    runs: Int32
+    rows: Int32
+
+
+def lists_for(plan: Plan[ConvProblem]) -> Lists:
+    """The packed weight of a plan, the lists of a program and chunk side by side."""
+    shape = gather_shape(plan.problem, plan.config)
+    rows = partition_rows(plan.csr, shape.block_m, plan.config.row_blocks).rows
     cells = cells_of(plan.problem, shape.tile)
     which = _list_of_entry(plan.csr, rows, cells, shape)
-    lists = rows.shape[0] * shape.K_blocks * shape.tile.chunks * shape.Gy * shape.block_m
-    counts = np.bincount(which, minlength=lists)
-    room = -(-counts // ALIGN_PAIRS) * ALIGN_PAIRS
-    starts = np.cumsum(room) - room
-    pairs = np.zeros((int(room.sum()) + 4 * config.prefetch, 2), dtype=np.int32)
+    lists = (rows.shape[0], shape.K_blocks * shape.tile.chunks, shape.Gy, shape.block_m)
+    counts = np.bincount(which, minlength=int(np.prod(lists)))
     order = np.argsort(which, kind="stable")
-    at = np.empty(len(which), dtype=np.int64)
-    at[order] = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-    at += starts[which]
-    pairs[at, 0] = cells.cell[plan.csr.column_indices] * 4
-    pairs[at, 1] = plan.csr.values.view(np.int32)
-    runs = np.stack([starts, counts], axis=-1).astype(np.int32)
-    in_order = (rows.shape[0], -1, shape.Gy, shape.block_m, 2)
-    return Packed(pairs, runs.reshape(in_order), rows)
+    offsets = cells.cell[plan.csr.column_indices] * 4
+    pairs = np.stack([offsets, plan.csr.values.view(np.int32)], axis=-1)[order]
+    runs = np.stack([np.cumsum(counts) - counts, counts], axis=-1).astype(np.int32)
+    return Lists(np.ascontiguousarray(pairs), runs.reshape(*lists, 2), rows)
 
 
 def _list_of_entry(csr: CSR, rows: NDArray[np.int32], cells: Cells, shape: Shape) -> Int64:

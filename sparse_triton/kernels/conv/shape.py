@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two
 from sparse_triton.kernels.conv.tile import Tile, tile_of
+from sparse_triton.kernels.conv.walk import PAIR_BYTES, WARP
 from sparse_triton.problem import ConvProblem, Pool
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ class Shape:
     """One program of a cluster of ``K_blocks``.
 
     block_m     places for rows of W
-    row_groups  threads a lane has in a program: Gy groups of a thread a place (gather), or of one
-                thread for all places (unrolled)
+    batch       pairs of a list that a warp fetches at a time (gather)
+    row_groups  threads a lane has in a program: Gy groups of a thread for ``stack`` places (gather)
+                or for all places (unrolled)
     chunks      of channels, staged one after the other
 
     Sums are kept by *slot*, place * repeat + point of a lane. Once partials are added, a program
@@ -32,6 +34,7 @@ class Shape:
     K_blocks: int
     row_groups: int
     pool: Pool | None
+    batch: int = 0
 
     @property
     def lanes(self) -> int:
@@ -52,7 +55,7 @@ class Shape:
     @property
     def sums(self) -> int:
         """Accumulators of a thread."""
-        return self.block_m * self.Gy // self.row_groups * self.repeat
+        return self.stack * self.repeat
 
     @property
     def slots(self) -> int:
@@ -62,6 +65,20 @@ class Shape:
     @property
     def held(self) -> int:
         return ceil_div(self.slots, self.row_groups)
+
+    @property
+    def stack(self) -> int:
+        """Places of a thread."""
+        return self.block_m * self.Gy // self.row_groups
+
+    @property
+    def pairs_from(self) -> int:
+        """Byte of the shared memory where the batches of pairs begin, behind the tile."""
+        return ceil_div(self.tile.bytes, 16) * 16
+
+    @property
+    def staged_bytes(self) -> int:
+        return self.pairs_from + (self.threads * PAIR_BYTES if self.batch else 0)
 
     @property
     def exchange_bytes(self) -> int:
@@ -79,15 +96,16 @@ class Shape:
     def shared_bytes(self) -> int:
         """The tile, then in its place the partials and what is pooled."""
         after = self.exchange_bytes + (self.pool_bytes if self.pool else 0)
-        return max(self.tile.bytes, after)
+        return max(self.staged_bytes, after)
 
 
 def gather_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
-    block_m = next_power_of_two(ceil_div(problem.M, config.M_blocks))
-    return Shape(
-        tile_of(problem, config), block_m, config.Gy, config.K_blocks, config.Gy * block_m,
-        problem.pool,
-    )  # fmt: skip
+    places = next_power_of_two(ceil_div(problem.M, config.M_blocks))
+    row_groups = config.Gy * places
+    tile = tile_of(problem, config, row_groups * PAIR_BYTES)
+    block_m = places * config.stack
+    batch = min(WARP, tile.lanes)
+    return Shape(tile, block_m, config.Gy, config.K_blocks, row_groups, problem.pool, batch)
 
 
 def unrolled_shape(problem: ConvProblem, config: KernelConfig) -> Shape:

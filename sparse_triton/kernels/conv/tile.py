@@ -113,9 +113,12 @@ class Tile:
         return self.rows.tiles * self.columns.tiles
 
 
-def tile_of(problem: ConvProblem, config: KernelConfig) -> Tile:
+def tile_of(problem: ConvProblem, config: KernelConfig, lane_bytes: int = 0) -> Tile:
     """The tile of a configuration: ``N_blocks`` tiles of an image, whole rows as long as there are
-    rows to deal; channels dealt evenly over the programs of a cluster, in as few chunks as fit."""
+    rows to deal; channels dealt evenly over the programs of a cluster, in as few chunks as fit.
+
+    lane_bytes  of shared memory that a program needs besides for each lane
+    """
     height, width = problem.y_size
     down = min(config.N_blocks, height)
     across = min(max(1, config.N_blocks // height), width)
@@ -128,12 +131,12 @@ def tile_of(problem: ConvProblem, config: KernelConfig) -> Tile:
     plane = rows.phases * columns.phases * rows.cells * columns.cells
     lanes = next_power_of_two(ceil_div(points, 1 if together else config.repeat))
     share = ceil_div(problem.C, config.K_blocks)
-    budget = MAX_SHARED_BYTES // 4 - lanes * config.repeat - columns.cells - 1
+    lanes = max(4, lanes)
+    budget = (MAX_SHARED_BYTES - 16 - lanes * lane_bytes) // 4
+    budget -= lanes * config.repeat + columns.cells + 1
     fitting = max(1, budget // (images * plane | 1))
     chunks = ceil_div(share, fitting)
-    return Tile(
-        rows, columns, images, ceil_div(share, chunks), chunks, max(4, lanes), config.repeat, plane
-    )
+    return Tile(rows, columns, images, ceil_div(share, chunks), chunks, lanes, config.repeat, plane)
 
 
 def _axis(problem: ConvProblem, i: int, tile: int) -> Axis:

@@ -1,8 +1,10 @@
 """The inner loop of a gathered convolution in PTX: walk a list of (cell, value) pairs.
 
-Two sets of registers take turns: while one set of ``depth`` pairs is multiplied, the other is on
-its way. X comes from the staged tile, ``repeat`` points a pair at immediate offsets. The last
-pairs, fewer than ``depth``, are predicated: nothing that is not in the list is multiplied.
+The lanes of a row fetch their list together, one pair a lane: a batch. A batch goes through shared
+memory, so that each lane reads all of it, ``depth`` pairs a turn, two a load, while the next batch
+is on its way from memory. X comes from the staged tile, ``repeat`` points a pair at immediate
+offsets. The last pairs of a list, fewer than ``depth``, are predicated: nothing that is not in the
+list is multiplied.
 """
 
 from __future__ import annotations
@@ -13,91 +15,114 @@ from dataclasses import dataclass
 from sparse_triton.kernels.columns import UID, Asm, Operands
 
 PAIR_BYTES = 8
+WARP = 32
 
 
 @dataclass(frozen=True)
 class Walk:
-    """repeat points of a lane, ``step_bytes`` apart, and ``depth`` pairs of one turn."""
+    """repeat points of a lane, ``step_bytes`` apart; ``depth`` pairs of one turn; ``batch`` lanes,
+    within one warp, that read the same list."""
 
     repeat: int
     step_bytes: int
     depth: int
+    batch: int
 
 
 def emit_walk(walk: Walk) -> Asm:
-    """Inputs, in order: pointer to the first pair, number of pairs, shared address of this lane's
-    first point, the ``repeat`` sums so far. Outputs: the sums."""
-    operands, depth = Operands(), walk.depth
+    """Inputs, in order: pointer to this lane's first pair, that pair, number of pairs of the list,
+    shared address of this lane's pair and of the batch, number of this lane in the batch, shared
+    address of this lane's first point, the ``repeat`` sums so far. Outputs: the sums."""
+    operands = Operands()
     sums = [operands.new("=&f") for _ in range(walk.repeat)]
-    pairs, count, tile = (operands.new(c) for c in "lrr")
+    pointer, first, count, mine, batch, lane, tile = (operands.new(c) for c in "llrrrrr")
     for i in range(walk.repeat):
         operands.new(str(i))  # the sums so far lie where the outputs will
     lines = [
         *_declare(walk),
-        f"mov.b64 p, {pairs};",
+        f"mov.b64 p, {pointer};",
+        f"mov.b64 pair, {first};",
         f"mov.b32 left, {count};",
-        *_fetch("a", depth),
-        f"setp.lt.s32 done, left, {depth};",
-        f"@done bra LAST_A{UID};",
+        *_mask(walk, lane),
+        f"BATCH{UID}:",
+        "bar.warp.sync mask;",
+        f"st.shared.b64 [{mine}], pair;",
+        "bar.warp.sync mask;",
+        f"min.s32 here, left, {walk.batch};",
+        f"sub.s32 left, left, {walk.batch};",
+        f"add.s64 p, p, {walk.batch * PAIR_BYTES};",
+        f"setp.gt.s32 more, left, {lane};",
+        "@more ld.global.nc.b64 pair, [p];",
+        f"mov.b32 at, {batch};",
+        f"setp.lt.s32 done, here, {walk.depth};",
+        f"@done bra LAST{UID};",
         f"TURN{UID}:",
-        *_turn(walk, "a", "b", tile, sums),
-        f"@done bra LAST_B{UID};",
-        *_turn(walk, "b", "a", tile, sums),
+        *_turn(walk, tile, sums),
         f"@!done bra TURN{UID};",
-        f"LAST_A{UID}:",
-        *_last(walk, "a", tile, sums),
-        f"bra END{UID};",
-        f"LAST_B{UID}:",
-        *_last(walk, "b", tile, sums),
-        f"END{UID}:",
+        f"LAST{UID}:",
+        "setp.le.s32 done, here, 0;",
+        f"@done bra NEXT{UID};",
+        *_last(walk, tile, sums),
+        f"NEXT{UID}:",
+        "setp.gt.s32 more, left, 0;",
+        f"@more bra BATCH{UID};",
     ]
     return Asm("{\n" + "\n".join(lines) + "\n}", ",".join(operands.constraints))
 
 
 def _declare(walk: Walk) -> Iterator[str]:
-    depth = walk.depth
-    yield ".reg .b64 p;"
-    yield ".reg .b32 left, o;"
-    for name in "ab":
-        yield f".reg .b32 {name}k<{depth}>;"
-        yield f".reg .f32 {name}w<{depth}>;"
-    yield f".reg .f32 x<{depth * walk.repeat}>;"
-    yield f".reg .pred done, there<{depth}>;"
+    yield ".reg .b64 p, pair;"
+    yield ".reg .b32 left, here, at, o, mask;"
+    yield f".reg .b32 k<{walk.depth}>;"
+    yield f".reg .f32 w<{walk.depth}>, x<{walk.depth * walk.repeat}>;"
+    yield f".reg .pred done, more, there<{walk.depth}>;"
 
 
-def _fetch(name: str, depth: int) -> Iterator[str]:
-    """The next ``depth`` pairs; the lists are padded: this never leaves them."""
-    for i in range(0, depth, 2):
-        four = f"{name}k{i}, {name}w{i}, {name}k{i + 1}, {name}w{i + 1}"
-        yield f"ld.global.nc.v4.b32 {{{four}}}, [p+{i * PAIR_BYTES}];"
-    yield f"add.s64 p, p, {depth * PAIR_BYTES};"
+def _mask(walk: Walk, lane: str) -> Iterator[str]:
+    """The lanes of this warp that share the batch."""
+    if walk.batch == WARP:
+        yield "mov.b32 mask, 0xffffffff;"
+    else:
+        yield "mov.u32 o, %laneid;"
+        yield f"sub.u32 o, o, {lane};"
+        yield f"shl.b32 mask, {(1 << walk.batch) - 1}, o;"
 
 
-def _loads(walk: Walk, name: str, i: int, tile: str, guard: str = "") -> Iterator[str]:
-    yield f"add.s32 o, {name}k{i}, {tile};"
+def _pairs(walk: Walk) -> Iterator[str]:
+    for i in range(0, walk.depth, 2):
+        two = f"k{i}, w{i}, k{i + 1}, w{i + 1}"
+        yield f"ld.shared.v4.b32 {{{two}}}, [at+{i * PAIR_BYTES}];"
+
+
+def _loads(walk: Walk, i: int, tile: str, guard: str = "") -> Iterator[str]:
+    yield f"add.s32 o, k{i}, {tile};"
     for n in range(walk.repeat):
         load = f"ld.shared.f32 x{i * walk.repeat + n}, [o+{n * walk.step_bytes}];"
         yield f"{guard} {load}".strip()
 
 
-def _products(walk: Walk, name: str, i: int, sums: list[str], guard: str = "") -> Iterator[str]:
+def _products(walk: Walk, i: int, sums: list[str], guard: str = "") -> Iterator[str]:
     for n, acc in enumerate(sums):
-        yield f"{guard} fma.rn.f32 {acc}, x{i * walk.repeat + n}, {name}w{i}, {acc};".strip()
+        yield f"{guard} fma.rn.f32 {acc}, x{i * walk.repeat + n}, w{i}, {acc};".strip()
 
 
-def _turn(walk: Walk, name: str, other: str, tile: str, sums: list[str]) -> Iterator[str]:
-    yield from _fetch(other, walk.depth)
+def _turn(walk: Walk, tile: str, sums: list[str]) -> Iterator[str]:
+    yield from _pairs(walk)
     for i in range(walk.depth):
-        yield from _loads(walk, name, i, tile)
+        yield from _loads(walk, i, tile)
     for i in range(walk.depth):
-        yield from _products(walk, name, i, sums)
-    yield f"sub.s32 left, left, {walk.depth};"
-    yield f"setp.lt.s32 done, left, {walk.depth};"
+        yield from _products(walk, i, sums)
+    yield f"add.s32 at, at, {walk.depth * PAIR_BYTES};"
+    yield f"sub.s32 here, here, {walk.depth};"
+    yield f"setp.lt.s32 done, here, {walk.depth};"
 
 
-def _last(walk: Walk, name: str, tile: str, sums: list[str]) -> Iterator[str]:
+def _last(walk: Walk, tile: str, sums: list[str]) -> Iterator[str]:
+    """What lies past the list in the batch is read as a pair, but neither used to load nor to
+    multiply."""
+    yield from _pairs(walk)
     for i in range(walk.depth - 1):
-        yield f"setp.gt.s32 there{i}, left, {i};"
-        yield from _loads(walk, name, i, tile, f"@there{i}")
+        yield f"setp.gt.s32 there{i}, here, {i};"
+        yield from _loads(walk, i, tile, f"@there{i}")
     for i in range(walk.depth - 1):
-        yield from _products(walk, name, i, sums, f"@there{i}")
+        yield from _products(walk, i, sums, f"@there{i}")
