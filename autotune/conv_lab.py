@@ -78,5 +78,5 @@ class ConvLab(Judge[ConvProblem]):
         assert case.before_pool is not None
         return conv_bound(
             self.W, case.before_pool, case.magnitude, p.x_dtype, p.epilogue.activation, p.pool,
-            Gy=config.Gy, roundings=roundings(p, config),
+            Gy=config.parts, roundings=roundings(p, config),
         )  # fmt: skip

@@ -127,7 +127,7 @@ class Judge(ABC, Generic[ProblemT]):
         return f"an element is {worst:.3g} times the error bound away from the float64 truth"
 
     def _bound(self, case: Case, config: KernelConfig) -> Tensor:
-        key = (config.Gy, roundings(self.problem, config))
+        key = (config.parts, roundings(self.problem, config))
         if key not in case.bounds:
             with np.errstate(invalid="ignore"):  # infinite weights
                 bound = self._error_bound(case, config)
@@ -182,7 +182,7 @@ class Lab(Judge[SpmmProblem]):
     def _error_bound(self, case: Case, config: KernelConfig) -> Float64:
         return error_bound(
             self.W.csr.row_lengths, case.magnitude, case.y64.cpu().numpy(),
-            Gy=config.Gy, roundings=roundings(self.problem, config),
+            Gy=config.parts, roundings=roundings(self.problem, config),
             y_dtype=self.problem.x_dtype, activation=self.problem.epilogue.activation,
         )  # fmt: skip
 

@@ -114,7 +114,7 @@ def call_ratio(Y: Tensor, W: SparseMatrix, call: AnyCall, config: KernelConfig) 
     """``worst_ratio`` of what ``executor.prepare(W, call, config)`` computed."""
     stores = roundings(problem_of(W, call), config)
     if isinstance(call, ConvCall):
-        return worst_conv_ratio(Y, W, call, Gy=config.Gy, roundings=stores)
+        return worst_conv_ratio(Y, W, call, Gy=config.parts, roundings=stores)
     return worst_ratio(Y, W, *call, Gy=config.Gy, roundings=stores)
 
 

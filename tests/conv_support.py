@@ -10,15 +10,14 @@ import torch
 
 from sparse_triton import SparseMatrix
 from sparse_triton.config import KernelConfig
+from sparse_triton.conv_call import ConvCall
 from sparse_triton.device import Device
+from sparse_triton.geometry import Geometry
 from sparse_triton.kernels import families_of
-from sparse_triton.kernels.dense_conv import pool_of
-from sparse_triton.numerics import activate, error_bound
 from sparse_triton.plan import why_not
 from sparse_triton.problem import ConvProblem, Epilogue, Pool
 from tests.support import dense_weight
 
-F = torch.nn.functional
 H100 = Device.virtual_cuda(90)
 FAMILIES = ("gather", "unrolled")
 PATTERNS = ("random", "random", "ragged", "empty_rows", "empty_columns", "one", "full")
@@ -104,40 +103,9 @@ def drawn_config(
     return None
 
 
-def convolve(p: ConvProblem, w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """[batch, M, P, Q] of W [M, C*R*S] and X [batch, C, H, W], in their dtype."""
-    top, bottom, left, right = p.padding
-    padded = F.pad(x, (left, right, top, bottom))
-    filters = w.view(p.M, p.C, p.R, p.S)
-    return F.conv2d(padded, filters, stride=p.stride, dilation=p.dilation)
-
-
-def worst_ratio(
-    Y: torch.Tensor, W: SparseMatrix, p: ConvProblem, config: KernelConfig, X: torch.Tensor,
-    bias: torch.Tensor | None = None, residual: torch.Tensor | None = None,
-) -> float:  # fmt: skip
-    """Largest error over derived bound of Y [batch, M, ...]; all tensors NCHW in meaning."""
-    w, x = W.to_dense().double().to(X.device), X.double()
-    y, magnitude = convolve(p, w, x), convolve(p, w.abs(), x.abs())
-    for operand in (None if bias is None else bias[:, None, None], residual):
-        if operand is not None:
-            y, magnitude = y + operand.double(), magnitude + operand.double().abs()
-    y64 = activate(y.cpu().numpy(), p.epilogue.activation)
-    columns = (p.batch, p.M, -1)
-    bound = error_bound(
-        W.csr.row_lengths, magnitude.cpu().numpy().reshape(columns), y64.reshape(columns),
-        Gy=config.parts, y_dtype="float32", activation=p.epilogue.activation,
-    ).reshape(y64.shape)  # fmt: skip
-    truth, allowed = torch.from_numpy(y64), torch.from_numpy(bound)
-    if p.pool is not None:
-        if p.pool.kind == "avg":
-            allowed += 16 * 2.0**-24 * truth.abs()
-        truth, allowed = pool_of(truth, p.pool), pool_of(allowed, p.pool)
-    if p.x_dtype != "float32":
-        unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[p.x_dtype]
-        allowed = allowed * (1 + unit) + unit * truth.abs() + 2.0**-24
-    got = Y.double().cpu()
-    error = (got - truth).abs()
-    if got.shape != truth.shape or bool(got.isnan().any()):
-        return float("inf")
-    return float((error / allowed).max())
+def call_of(
+    p: ConvProblem, X: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None
+) -> ConvCall:
+    """The problem as a call; all tensors NCHW in meaning."""
+    geometry = Geometry((p.R, p.S), p.stride, p.padding, p.dilation, p.groups, p.pool)
+    return ConvCall(X, bias, residual, p.epilogue.activation, geometry)

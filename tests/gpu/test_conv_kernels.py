@@ -15,14 +15,15 @@ from sparse_triton.device import Device
 from sparse_triton.kernels import families_of
 from sparse_triton.plan import plan_spmm, why_not
 from sparse_triton.problem import ConvProblem, Epilogue, Pool
+from sparse_triton.verify import call_ratio
 from tests.conv_support import (
     FAMILIES,
     H100,
     Drawn,
+    call_of,
     drawn_config,
     drawn_filter,
     drawn_problem,
-    worst_ratio,
 )  # fmt: skip
 from tests.support import GUARD_VALUE, guarded, randn
 
@@ -67,7 +68,7 @@ class Run:
     def ratio(self, Y: torch.Tensor) -> float:
         X = _meaning(self.p.x_layout, self.X)
         residual = None if self.residual is None else _meaning(self.p.y_layout, self.residual)
-        return worst_ratio(Y, self.W, self.p, self.config, X, self.bias, residual)
+        return call_ratio(Y, self.W, call_of(self.p, X, self.bias, residual), self.config)
 
 
 def _memory(layout: str, *shape: int) -> tuple[int, ...]:

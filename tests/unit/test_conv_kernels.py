@@ -19,16 +19,17 @@ from sparse_triton.kernels.conv.shape import shape_of
 from sparse_triton.kernels.conv.tile import cells_of
 from sparse_triton.kernels.unrolled.ops import Fma
 from sparse_triton.plan import Plan, plan_spmm, why_not
-from sparse_triton.problem import ConvProblem, Pool
+from sparse_triton.problem import ConvProblem, Epilogue, Pool
+from sparse_triton.verify import call_ratio
+from sparse_triton.verify_conv import conv_truth
 from tests.conv_support import (
     FAMILIES,
     H100,
     Drawn,
-    convolve,
+    call_of,
     drawn_config,
     drawn_filter,
     drawn_problem,
-    worst_ratio,
 )  # fmt: skip
 
 
@@ -48,10 +49,11 @@ def test_what_is_staged_and_multiplied_is_the_convolution(kernel: str, seed: int
     p, W = plan.problem, drawn.weight()
     X = torch.randn(p.batch, p.C, p.H, p.W, generator=torch.Generator().manual_seed(seed))
     Y = torch.from_numpy(interpret(plan, X.numpy()))
+    bare = replace(p, pool=None, epilogue=Epilogue())
+    call = call_of(bare, X, None, None)
     if p.pool is not None:  # pixels that no window reads are not computed
-        Y = torch.where(Y.isnan(), convolve(p, W.to_dense().float(), X), Y)
-    bare = replace(p, pool=None, x_dtype="float32", epilogue=replace(p.epilogue, activation=None))
-    assert worst_ratio(Y, W, bare, plan.config, X) <= 1.0
+        Y = torch.where(Y.isnan(), torch.from_numpy(conv_truth(W, call)[0]).float(), Y)
+    assert call_ratio(Y, W, call, plan.config) <= 1.0
 
 
 @pytest.mark.parametrize("kernel", FAMILIES)
@@ -111,7 +113,8 @@ RESNET = ConvProblem(1, 64, 56, 56, 64, 3, 3, 3700, padding=(1, 1, 1, 1))
         (KernelConfig("gather", 1, 1, row_blocks="even_nnz"), "threads must be a power of two"),
         (KernelConfig("gather", 64, 56, row_blocks="even_rows"), "row_blocks must be one of"),
         (KernelConfig("gather", 8, 14, Gy=3, row_blocks="even_nnz"), "Gy must be a power of two"),
-        (KernelConfig("unrolled", 1, 28, repeat=4), "registers"),
+        (KernelConfig("unrolled", 1, 28, repeat=2, prefetch=64), "registers"),
+        (KernelConfig("unrolled", 1, 28, repeat=4), "would stage"),
         (KernelConfig("unrolled", 4, 14, Gy=4), "exceed the"),
     ],
 )  # fmt: skip
