@@ -36,10 +36,17 @@ AGAINST = ("heuristic", "fixed", "dense")
 def run(folder: Path, sparsities: tuple[str, ...], budget: str) -> list[Row]:
     """A row a problem: µs of the four, and what the winner gains."""
     problems = list(paper_problems(folder, sparsities))
-    weights = {f"{p.name} {p.sparsity}": p.load() for p in problems}
+    weights = warm_up(problems, budget)
+    return [_row(p, weights[p]) for p in problems]
+
+
+def warm_up(problems: list[PaperProblem], budget: str) -> dict[PaperProblem, SparseMatrix]:
+    """Tune every problem at batch 1; their weights."""
+    weights = {p: p.load() for p in problems}
+    named = {f"{p.name} {p.sparsity}": W for p, W in weights.items()}
     columns = {f"{p.name} {p.sparsity}": (p.N,) for p in problems}
-    autotune.warmup(weights, n_map=columns, budget=budget, every_instance=True, quiet=False)
-    return [_row(p, weights[f"{p.name} {p.sparsity}"]) for p in problems]
+    autotune.warmup(named, n_map=columns, budget=budget, every_instance=True, quiet=False)
+    return weights
 
 
 def _row(paper: PaperProblem, W: SparseMatrix) -> Row:

@@ -20,6 +20,9 @@ def arguments(parser: argparse.ArgumentParser, results: Path) -> None:
     parser.add_argument("--only", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--out", type=Path, default=results / "paper", help="folder to write")
     parser.add_argument(
+        "--tune", choices=("quick", "full"), help="tune SparseRT's products first (default: no)"
+    )
+    parser.add_argument(
         "--redraw", action="store_true", help="tables and pictures of saved results, without a GPU"
     )
     parser.set_defaults(command=run)
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     if args.redraw:
         _redraw(names, args.out)
     else:
-        _measure(names, args.out, args.data)
+        _measure(names, args.out, args.data, args.tune)
 
 
 def _redraw(names: list[str], out: Path) -> None:
@@ -46,13 +49,14 @@ def _redraw(names: list[str], out: Path) -> None:
             print(f"\n{PARTS[name].title}\n\n{table(PARTS[name], result['rows'])}")
 
 
-def _measure(names: list[str], out: Path, data: str | None) -> None:
+def _measure(names: list[str], out: Path, data: str | None, budget: str | None) -> None:
     if not torch.cuda.is_available():
         raise DeviceError(
             "the literature's results are reproduced on a GPU, PyTorch sees none; --redraw shows "
             "the saved ones"
         )
-    setting = Setting(data_folder(data), torch.device("cuda", torch.cuda.current_device()))
+    device = torch.device("cuda", torch.cuda.current_device())
+    setting = Setting(data_folder(data), device, budget)
     facts = environment(setting.facts)
     failed = [name for name in names if not _part(name, setting, facts, out)]
     if failed:
