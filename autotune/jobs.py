@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from autotune.weights_in import Weight
+from autotune.weight import Weight
 from sparse_triton.problem import Problem
 from sparse_triton.records import Key
 
@@ -32,8 +32,8 @@ def jobs_of(weights: Iterable[Weight], x_dtype: str | None) -> list[Job]:
     """A job for each different (pattern, problem); weights without columns have none."""
     jobs: dict[Key, Job] = {}
     for weight in weights:
-        for N in weight.N:
-            key = Key(weight.problem(N, x_dtype), weight.matrix.pattern_hash)
+        for problem in weight.problems(x_dtype):
+            key = Key(problem, weight.matrix.pattern_hash)
             job = jobs.setdefault(key, Job(key, weight, []))
             job.names.append(weight.name)
     return list(jobs.values())

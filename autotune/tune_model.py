@@ -19,7 +19,8 @@ from autotune.jobs import Job, jobs_of, with_siblings
 from autotune.progress import Progress
 from autotune.tune_weight import as_device, needs_compiling
 from autotune.tuning import Study, TuneResult, Tuning
-from autotune.weights_in import MIN_SPARSITY, Weight, find_weights, with_columns
+from autotune.weight import Weight
+from autotune.weights_in import MIN_SPARSITY, find_weights, with_columns
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.matrix import SparseMatrix
@@ -116,7 +117,7 @@ def warmup(
     Interrupt it at any time: the next run goes on where this one was.
     """
     weights = with_columns(find_weights(model, min_sparsity), tuple(N), n_map or {})
-    result = WarmupResult(skipped=[w.name for w in weights if not w.N])
+    result = WarmupResult(skipped=[w.name for w in weights if not w.N and not w.seen])
     runner = Runner(
         as_device(device), as_store(store),
         as_budget(budget, sampler, seconds, compile_timeout_s), seed, bench_for, result,

@@ -1,66 +1,36 @@
 """Finds the sparse weights in whatever a user calls a model, and what they are multiplied with.
 
-====================================  ======================================================
 ``model.safetensors``                 every tensor of rank 2 or 4; sparse-bitmask files too
 ``model.pt``, ``.pth``, ``.bin``      the same, of a state dict; nothing but tensors is unpickled
 a folder                              every ``.smtx`` and ``.npz`` below it
 ``package.module:function``           ``function()`` returns a model, or (model, example inputs)
-====================================  ======================================================
 
-A rank-4 weight [C_out, C_in, R, S] counts as the matrix [C_out, C_in*R*S]: with a 1x1 kernel that
-is the convolution itself; with a larger one it is the product behind it, at the N of its output
-pixels, and is marked as such.
+A convolution of a module with example inputs is tuned as what it is: its images, stride, padding,
+dilation and groups are seen in one forward pass. A rank-4 weight [C_out, C_in, R, S] without them
+counts as the matrix [C_out, C_in*R*S]: with a 1x1 kernel that is the convolution itself; with a
+larger one it is the product behind it, at the N of its output pixels.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from autotune.modules_in import weights_of_module
+from autotune.weight import Weight, weight_of
 from sparse_triton.convert.bitmask import load_bitmask
 from sparse_triton.errors import FileFormatError, InputError
-from sparse_triton.matrix import FLOAT_DTYPES, SparseMatrix
-from sparse_triton.problem import Epilogue, Layout, SpmmProblem
+from sparse_triton.matrix import SparseMatrix
 
 STATE_DICTS = (".pt", ".pth", ".bin")
 MIN_SPARSITY = 0.5
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A sparse weight and how it is called.
-
-    N       columns it is multiplied with, where the model says so; () where it does not
-    batch   products in one call: the images of a 1x1 convolution, else 1
-    layout  "row": X [K, N]; "column": X [tokens, K], as ``nn.Linear`` has it
-    kind    "matrix", "linear", "conv 1x1" or "conv RxS"
-    """
-
-    name: str
-    matrix: SparseMatrix
-    N: tuple[int, ...] = ()
-    layout: Layout = "row"
-    kind: str = "matrix"
-    bias: bool = False
-    batch: int = 1
-
-    def problem(self, N: int, x_dtype: str | None = None) -> SpmmProblem:
-        """What to tune for this weight at N columns."""
-        W = self.matrix
-        w_dtype = str(W.dtype).removeprefix("torch.")
-        return SpmmProblem(
-            *W.shape, N, W.nnz, self.batch,
-            x_dtype=x_dtype or w_dtype, w_dtype=w_dtype,
-            x_layout=self.layout, y_layout=self.layout, epilogue=Epilogue(bias=self.bias),
-        )  # fmt: skip
 
 
 def find_weights(model: Any, min_sparsity: float = MIN_SPARSITY) -> list[Weight]:
@@ -73,16 +43,16 @@ def find_weights(model: Any, min_sparsity: float = MIN_SPARSITY) -> list[Weight]
     """
     found = list(_weights(model))
     return sorted(
-        (w for w in found if w.matrix.sparsity >= min_sparsity and w.matrix.nnz),
+        (w for w in found if w.sparsity >= min_sparsity and w.matrix.nnz),
         key=lambda w: w.name,
     )
 
 
 def _weights(model: Any) -> Iterator[Weight]:
     if isinstance(model, torch.nn.Module):
-        return _of_module(model, None)
+        return weights_of_module(model, None)
     if isinstance(model, tuple) and model and isinstance(model[0], torch.nn.Module):
-        return _of_module(model[0], model[1] if len(model) == 2 else tuple(model[1:]))
+        return weights_of_module(model[0], model[1] if len(model) == 2 else tuple(model[1:]))
     if isinstance(model, Mapping):
         return _of_tensors(model)
     path = Path(model)
@@ -160,7 +130,7 @@ def _made_by(spec: str) -> Any:
     return function()
 
 
-# -- tensors and modules ---------------------------------------------------------------------------
+# -- tensors ---------------------------------------------------------------------------------------
 
 
 def _of_tensors(tensors: Mapping[str, Any]) -> Iterator[Weight]:
@@ -173,82 +143,9 @@ def _of_tensors(tensors: Mapping[str, Any]) -> Iterator[Weight]:
         mask = tensors.get(name.removesuffix("_orig") + "_mask")
         stem = name.removesuffix("_orig")
         bias = stem.removesuffix("weight") + "bias" in tensors and stem.endswith("weight")
-        weight = _of_tensor(stem, t if mask is None else t * mask.to(t.dtype), bias)
+        weight = weight_of(stem, t if mask is None else t * mask.to(t.dtype), bias)
         if weight is not None:
             yield weight
-
-
-def _of_tensor(name: str, t: torch.Tensor, bias: bool) -> Weight | None:
-    if t.ndim not in (2, 4) or t.dtype not in FLOAT_DTYPES or t.numel() == 0:
-        return None
-    matrix = SparseMatrix.from_torch(t if t.ndim == 2 else t.flatten(1))
-    if t.ndim == 2:
-        return Weight(name, matrix, layout="column", kind="linear", bias=bias)
-    return Weight(name, matrix, kind=f"conv {t.shape[2]}x{t.shape[3]}", bias=bias)
-
-
-def _of_module(model: torch.nn.Module, example: Any) -> Iterator[Weight]:
-    """Linear and Conv2d layers (groups = 1), each parameter once; with N where inputs are given."""
-    layers = {name: m for name, m in model.named_modules() if _is_layer(m)}
-    columns = {} if example is None else _columns_seen(model, example, layers)
-    seen: set[int] = set()
-    for name, layer in layers.items():
-        parameter = getattr(layer, "weight_orig", layer.weight)
-        if id(parameter) in seen:  # tied
-            continue
-        seen.add(id(parameter))
-        mask = getattr(layer, "weight_mask", None)
-        t = parameter.detach() if mask is None else parameter.detach() * mask
-        weight = _of_tensor(f"{name}.weight" if name else "weight", t, layer.bias is not None)
-        if weight is None:
-            continue
-        calls = columns.get(name) or {(1, 0)}
-        for batch in sorted({b for b, _ in calls}):
-            N = tuple(sorted(n for b, n in calls if b == batch and n))
-            yield replace(weight, batch=batch, N=N)
-
-
-def _is_layer(m: torch.nn.Module) -> bool:
-    conv = isinstance(m, torch.nn.Conv2d) and m.groups == 1
-    return isinstance(m, torch.nn.Linear) or conv
-
-
-def _columns_seen(
-    model: torch.nn.Module, example: Any, layers: Mapping[str, torch.nn.Module]
-) -> dict[str, set[tuple[int, int]]]:
-    """(batch, columns) of each layer's calls in one forward pass; layers never called: none."""
-    seen: dict[str, set[tuple[int, int]]] = {name: set() for name in layers}
-
-    def note(name: str) -> Any:
-        def hook(layer: torch.nn.Module, inputs: Any, y: torch.Tensor) -> None:
-            if y.numel():
-                seen[name].add(_call_of(layer, y))
-
-        return hook
-
-    handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
-    training = model.training
-    try:
-        model.eval()
-        with torch.no_grad():
-            if isinstance(example, Mapping):
-                model(**example)
-            else:
-                model(*(example if isinstance(example, tuple | list) else (example,)))
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
-def _call_of(layer: torch.nn.Module, y: torch.Tensor) -> tuple[int, int]:
-    """(batch, columns): tokens of a Linear, images and pixels of a 1x1 convolution; the product
-    behind a larger convolution has the pixels of all images as its columns."""
-    if not isinstance(layer, torch.nn.Conv2d):
-        return 1, math.prod(y.shape[:-1])
-    batch, pixels = math.prod(y.shape[:-3]), math.prod(y.shape[-2:])
-    return (batch, pixels) if layer.kernel_size == (1, 1) else (1, batch * pixels)
 
 
 def read_n_map(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -279,5 +176,5 @@ def with_columns(
     out = []
     for w in weights:
         mapped = n_map.get(w.name) or n_map.get(Path(w.name).name) or ()
-        out.append(replace(w, N=tuple(mapped) or w.N or N))
+        out.append(replace(w, N=tuple(mapped) or w.N or (() if w.seen else N)))
     return out

@@ -147,11 +147,10 @@ def _within_group(csr: CSR, shape: Shape4, groups: int) -> NDArray[np.int64]:
 
 def _written_out(w: torch.Tensor, groups: int) -> torch.Tensor:
     """[M, C*R*S] with each group's filters at its own channels."""
-    M = w.shape[0]
+    M, columns = w.shape[0], w.shape[1:].numel()
     if groups == 1:
-        return w.reshape(M, -1)
-    blocks = w.reshape(groups, M // groups, -1)
-    out = blocks.new_zeros(groups, M // groups, groups, blocks.shape[2])
+        return w.reshape(M, columns)
+    out = w.new_zeros(groups, M // groups, groups, columns)
     each = torch.arange(groups, device=w.device)
-    out[each, :, each] = blocks
-    return out.view(M, -1)
+    out[each, :, each] = w.reshape(groups, M // groups, columns)
+    return out.view(M, groups * columns)

@@ -11,9 +11,11 @@ import torch
 from torch.nn.utils import prune
 
 from autotune.jobs import jobs_of, with_siblings
-from autotune.weights_in import Weight, find_weights, read_n_map, with_columns
+from autotune.weight import Weight
+from autotune.weights_in import find_weights, read_n_map, with_columns
 from sparse_triton import SparseMatrix
 from sparse_triton.errors import FileFormatError, InputError
+from sparse_triton.problem import ConvProblem, SpmmProblem
 from tests.support import dense_weight, weight
 
 
@@ -55,12 +57,16 @@ def test_modules_tell_their_columns() -> None:
     found = {w.name: w for w in find_weights((model(), torch.randn(2, 3, 8, 8)))}
     assert set(found) == {"0.weight", "1.weight", "4.weight"}  # 5 is dense
     conv, pointwise, linear = found["0.weight"], found["1.weight"], found["4.weight"]
-    assert (conv.kind, conv.matrix.shape, conv.N, conv.batch) == ("conv 3x3", (8, 27), (128,), 1)
-    assert (pointwise.kind, pointwise.N, pointwise.batch) == ("conv 1x1", (64,), 2)
+    assert (conv.kind, conv.matrix.shape, conv.N) == ("conv 3x3", (8, 27), ())
+    (slid,) = conv.problems()
+    assert isinstance(slid, ConvProblem) and slid.padding == (1, 1, 1, 1) and slid.batch == 2
+    assert slid.epilogue.bias and (slid.H, slid.W, slid.C, slid.M) == (8, 8, 3, 8)
+    (product,) = pointwise.problems("bfloat16")
+    assert isinstance(product, SpmmProblem) and not product.epilogue.bias
+    assert (product.N, product.batch, product.x_dtype) == (64, 2, "bfloat16")
     assert (linear.kind, linear.N, linear.layout, linear.bias) == ("linear", (2,), "column", True)
     problem = linear.problem(2)
     assert (problem.x_layout, problem.y_layout, problem.epilogue.bias) == ("column", "column", True)
-    assert pointwise.problem(64).batch == 2 and not pointwise.problem(64).epilogue.bias
 
 
 def test_without_example_inputs_columns_are_asked_for() -> None:
@@ -207,3 +213,20 @@ def test_siblings_have_equal_shape_and_similar_sparsity() -> None:
     assert groups == [["denser"], ["s0", "s1", "s2"], ["taller"], ["wider"]]
     nnz = [j.key.problem.nnz for j in leaders]
     assert nnz == sorted(nnz)
+
+
+def test_convolutions_are_seen_as_they_are_called() -> None:
+    """Stride, groups and layout are the layer's; a grouped weight's sparsity is its own."""
+    conv = torch.nn.Conv2d(8, 8, (3, 1), stride=2, padding=(1, 0), groups=4, bias=False)
+    conv.weight.data *= torch.rand_like(conv.weight) < 0.3
+    reflected = torch.nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+    reflected.weight.data.zero_()[0] = 1.0
+    X = torch.randn(2, 8, 9, 9).contiguous(memory_format=torch.channels_last)
+    (found,) = find_weights((torch.nn.Sequential(conv, reflected), X), min_sparsity=0.0)
+    (problem,) = found.problems()
+    assert isinstance(problem, ConvProblem)
+    assert (problem.stride, problem.padding, problem.groups) == ((2, 2), (1, 1, 0, 0), 4)
+    assert problem.x_layout == "column" and found.matrix.shape == (8, 24)
+    zeros = float((conv.weight == 0).float().mean())
+    assert found.sparsity == pytest.approx(zeros) == problem.sparsity
+    assert with_columns([found], (7,), {})[0].N == ()
