@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.paper import PARTS, Part, ablation, structured
+from benchmarks.paper import PARTS, Part, ablation, convolution, structured
 from benchmarks.paper.command import arguments
 from benchmarks.paper.write import load, page, save, table
 from sparse_triton.device import Device
@@ -26,6 +27,15 @@ SPMM = Path(__file__).parents[2] / "benchmarks" / "results" / "spmm.json"
 PRODUCTS = [r for r in json.loads(SPMM.read_text())["rows"] if r["batch"] == 1]
 
 
+RESNET = ("ResNet-50 1", "ResNet-50 1, published values")
+
+
+def layer(name: str, contestants: Iterable[str]) -> dict[str, Any]:
+    us = {n: {"us": 20.0 if n.startswith("cudnn") else 10.0} for n in contestants}
+    shape = {"C": 64, "size": 56, "M": 64, "sparsity": "0.9", "count": 1}
+    return {"layer": name, "us": us, **shape}
+
+
 def rows_of(part: Part) -> list[dict[str, Any]]:
     if part.name in ("sparsert-table-1", "sparsert-fig-4", "survey-fig-10"):
         return part.measure(SimpleNamespace(products=PRODUCTS))  # type: ignore[arg-type]
@@ -36,6 +46,12 @@ def rows_of(part: Part) -> list[dict[str, Any]]:
             return [shape | {"us": us, "config": dict.fromkeys(us, "gather(…)")}]
         case "survey-fig-11":
             return [{**r, "sparsity": s} for s in ("0.5", "0.9") for r in PRODUCTS[:1]]
+        case "sparsert-table-3":
+            return [layer(name, convolution.NAMES) | {"t4_speedup": 3.7} for name in RESNET]
+        case "survey-vgg19-conv":
+            return [layer("VGG-19 64, 224", convolution.NAMES) | {"count": 3}]
+        case "survey-vgg19-conv-pool":
+            return [layer("VGG-19 64, 224", convolution.POOL_NAMES)]
         case "structured-fig-2":
             return [{"n": n, "dense_us": 30.0, "sparse_us": 20.0} for n in (512, 1024)]
     raise AssertionError(part.name)
@@ -63,6 +79,17 @@ def test_table_1_has_the_published_means() -> None:
     part = PARTS["sparsert-table-1"]
     assert "3.4 of these; the abstract states 3.4" in table(part, rows_of(part))
     assert "5.4 of these; the abstract states 5.4" in table(part, rows_of(part))
+
+
+def test_layers_count_as_often_as_the_network_has_them() -> None:
+    text = table(PARTS["survey-vgg19-conv"], rows_of(PARTS["survey-vgg19-conv"]))
+    assert "| **all** | 3 | **60** | **60** | **60** | **30** | **2.00** (geometric mean)" in text
+
+
+def test_published_convolutions_by_problem_and_sparsity(tmp_path: Path) -> None:
+    problem = {"problem": 2, "t4_speedup_over_cudnn": {"0.9": 2.0, "0.95": 3.5}}
+    (tmp_path / "problems.json").write_text(json.dumps({"conv3x3": [problem]}))
+    assert convolution.published_speedups(tmp_path) == {("2", "0.9"): 2.0, ("2", "0.95"): 3.5}
 
 
 def test_ablation_switches_one_thing_each() -> None:
