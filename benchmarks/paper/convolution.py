@@ -1,4 +1,4 @@
-"""SparseRT's Table 3 (3x3 layers of ResNet-50), the survey's VGG-19 convolutions and conv + pool."""
+"""SparseRT's Table 3 (3x3 layers of ResNet-50), the survey's VGG-19 with and without pools."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def _show_table_3(rows: list[Row]) -> Table:
     head = ["layer", "zeros", *(f"{n} µs" for n in NAMES.values()), "× cuDNN here", "× cuDNN, T4"]
     return head, [
         [
-            f"{r['layer']}: {r['C']}, {r['size']}²", _zeros(r), *(number(us_of(r, n)) for n in NAMES),
-            number(fold(r)), number(r["t4_speedup"], 1),
+            f"{r['layer']}: {r['C']}, {r['size']}²", _zeros(r),
+            *(number(us_of(r, n)) for n in NAMES), number(fold(r)), number(r["t4_speedup"], 1),
         ]
         for r in rows
     ]  # fmt: skip
@@ -137,16 +137,16 @@ def _draw_vgg(rows: list[Row], figure: Any, names: dict[str, str]) -> None:
 
 
 FAIR = (
-    "Both sides warm and captured in a CUDA graph, cuDNN with `benchmark=True`, one run; weights are "
-    "drawn and magnitude-pruned."
+    "Both sides warm and captured in a CUDA graph, cuDNN with `benchmark=True`, one run; weights "
+    "are drawn and magnitude-pruned."
 )
 TABLE_3 = Part(
     "sparsert-table-3",
     "SparseRT, Table 3: 3x3 convolutions of ResNet-50",
     published.SPARSERT,
-    "The published patterns with drawn values, and again where the filters themselves were published. "
-    "The GPU and its cuDNN are others: on the one here cuDNN fp32 needs more time from layer to "
-    "layer, 56² to 7², at the same arithmetic, which shifts the ratios.",
+    "The published patterns with drawn values, and again where the filters themselves were "
+    "published. The GPU and its cuDNN are others: on the one here cuDNN fp32 needs more time from "
+    "layer to layer, 56² to 7², at the same arithmetic, which shifts the ratios.",
     _table_3,
     _show_table_3,
     _draw_table_3,
@@ -157,8 +157,8 @@ VGG_CONV = Part(
     "Survey: VGG-19, convolution",
     f"{published.SURVEY}; {published.PECR}",
     f"{FAIR} ECR and PECR, which the survey measures, make use of zeros in the *feature map* and "
-    "find them at run time; here the zeros are in the weights, known before. The survey's times were "
-    "not available; the figure is that of PECR's abstract, whole network over cuDNN.",
+    "find them at run time; here the zeros are in the weights, known before. The survey's times "
+    "were not available; the figure is that of PECR's abstract, whole network over cuDNN.",
     _vgg_conv,
     lambda rows: _show_vgg(rows, NAMES, f"{published.PECR_VGG19} × (whole network, abstract)"),
     lambda rows, figure: _draw_vgg(rows, figure, NAMES),
@@ -168,8 +168,8 @@ VGG_CONV_POOL = Part(
     "survey-vgg19-conv-pool",
     "Survey: VGG-19, convolution + pool",
     f"{published.SURVEY}; {published.PECR}",
-    f"{FAIR} The library's side is convolution with bias and ReLU in one call, then the pool, in one "
-    "graph. The published 16 to 17 × of PECR is over a cuDNN side whose time included creating its "
+    f"{FAIR} The library's side is convolution with bias and ReLU in one call, then the pool, in "
+    "one graph. The published 16 to 17 × of PECR is over a cuDNN side whose time included creating its "
     "handles, which a running network does once.",
     _vgg_pool,
     lambda rows: _show_vgg(rows, POOL_NAMES, "16 to 17 × (handle creation timed)"),
