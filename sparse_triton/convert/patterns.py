@@ -205,8 +205,9 @@ def activation_of(module: Any) -> str | None:
         return "silu"
     if cls is torch.nn.GELU:
         return "gelu" if module.approximate == "none" else None
-    if cls.__name__ == "GELUActivation" and cls.__module__.startswith("transformers."):
-        return "gelu" if module.act is F.gelu else None
+    if cls.__module__ == "transformers.activations":
+        same = {"GELUActivation": getattr(module, "act", None) is F.gelu, "SiLUActivation": True}
+        return cls.__name__[:4].lower() if same.get(cls.__name__) else None
     if isinstance(module, Module):
         return None
     return _ACTIVATIONS.get(module)

@@ -13,15 +13,15 @@ from sparse_triton import choose
 from sparse_triton.device import Device
 from sparse_triton.executor import problem_of, watching
 from sparse_triton.store import Store
-from tests.models import Perceptron, prepared
+from tests.models import ResNet, prepared
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_every_problem_of_the_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSE_TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("SPARSE_TRITON_AUTOTUNE", "off")
-    model, X = prepared(Perceptron()), torch.randn(8, 16)
-    report = st.sparsify_(model)
+    model, X = prepared(ResNet()), torch.randn(1, 3, 8, 8)
+    report = st.sparsify_(model, st.SparsifyConfig(min_sparsity=0.0))
     result = st.warmup(model, X, seconds=0.02)
     tuned = {name for t in result.tuned for name in t.job.names}
     assert tuned == set(report.converted)
@@ -33,7 +33,7 @@ def test_every_problem_of_the_forward(tmp_path: Path, monkeypatch: pytest.Monkey
         assert choose.choose(problem, W.pattern_hash, facts).source == "stored"
     # and now the gain is known by measurement
     st.densify_(model)
-    row = st.advise(model, st.SparsifyConfig(min_gain=0.0), example_inputs=X)["b"]
+    row = st.advise(model, st.SparsifyConfig(min_gain=0.0), example_inputs=X)["fc"]
     assert row.gain_source == "measured" or "dense is taken" in row.reason
 
 
