@@ -169,8 +169,8 @@ VGG_CONV_POOL = Part(
     "Survey: VGG-19, convolution + pool",
     f"{published.SURVEY}; {published.PECR}",
     f"{FAIR} The library's side is convolution with bias and ReLU in one call, then the pool, in "
-    "one graph. The published 16 to 17 × of PECR is over a cuDNN side whose time included creating its "
-    "handles, which a running network does once.",
+    "one graph. The published 16 to 17 × of PECR is over a cuDNN side whose time included creating "
+    "its handles, which a running network does once.",
     _vgg_pool,
     lambda rows: _show_vgg(rows, POOL_NAMES, "16 to 17 × (handle creation timed)"),
     lambda rows, figure: _draw_vgg(rows, figure, POOL_NAMES),
