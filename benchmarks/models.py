@@ -8,6 +8,7 @@ over largest output, and are compared with what float32 itself loses in the dens
 from __future__ import annotations
 
 import copy
+import gc
 import statistics
 import tempfile
 import time
@@ -54,10 +55,12 @@ def measure(
 
 def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
     """Every contestant on one input. Raises ``AssertionError`` if ours is too far from float64."""
-    device = x.device
+    device, before = x.device, _allocated(x.device)
     sparse = copy.deepcopy(dense)
     report = st.sparsify_(sparse, _config(options), example_inputs=x)
     tuning = _tune(sparse, x, options)
+    ran = choices(sparse, x)
+    weights = {OURS: _allocated(device) - before, BASELINE: state_bytes(dense)}
     calls = {OURS: forward(sparse, x)} | dense_calls(dense, x, options.compiled)
     errors = _errors(dense, x, calls)
     if not errors[OURS] <= MAX_ERROR * errors[BASELINE]:
@@ -71,10 +74,12 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
         "us": {name: t.to_dict() for name, t in zip(calls, timings, strict=True)},
         "eager_us": {n: _eager_us(calls[n], device) for n in (OURS, BASELINE)},
         "error": errors,
-        "weight_bytes": {n: state_bytes(m) for n, m in ((OURS, sparse), (BASELINE, dense))},
+        "weight_bytes": weights
+        if device.type == "cuda"
+        else {**weights, OURS: state_bytes(sparse)},
         "file_bytes": _file_bytes(dense, sparse),
         "tuning": tuning,
-        "choices": choices(sparse, x),
+        "choices": ran,
     }
 
 
@@ -143,6 +148,17 @@ def _eager_us(call: Forward, device: torch.device) -> float:
         drain()
         samples.append((time.perf_counter() - start) * 1e6)
     return round(statistics.median(samples), 1)
+
+
+def _allocated(device: torch.device) -> int:
+    """Bytes of live tensors on a GPU, workspaces of libraries aside: a network's weights in every
+    form that kernels keep of them."""
+    if device.type != "cuda":
+        return 0
+    gc.collect()
+    torch.cuda.synchronize(device)
+    torch._C._cuda_clearCublasWorkspaces()
+    return torch.cuda.memory_allocated(device)
 
 
 def state_bytes(model: nn.Module) -> int:

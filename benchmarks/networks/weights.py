@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -30,11 +29,8 @@ def pattern(path: Path) -> torch.Tensor:
 
 
 def drawn_pattern(M: int, K: int, seed: int) -> torch.Tensor:
-    """Exactly ``round(0.1 M K)`` places, drawn evenly: where the largest of iid weights lie."""
-    rng = np.random.default_rng(seed)
-    keep = np.zeros(M * K, dtype=bool)
-    keep[rng.choice(M * K, size=round((1 - SPARSITY) * M * K), replace=False, shuffle=False)] = True
-    return torch.from_numpy(keep.reshape(M, K))
+    """Every place [M, K] kept with probability 0.1: where the largest of iid weights lie."""
+    return torch.rand(M, K, generator=torch.Generator().manual_seed(seed)) < 1 - SPARSITY
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import nn
 
 from benchmarks import models, models_report
+from benchmarks.__main__ import main
 from benchmarks.dense_models import folded_batch_norms
 from benchmarks.models import OURS, Options, row
+from benchmarks.networks import NETWORKS, Network
 from benchmarks.networks.weights import drawn_pattern, normal_values, set_weight
 from sparse_triton.nn import SparseLinear
 
@@ -57,3 +60,20 @@ def test_batch_norms_of_the_baseline_are_folded() -> None:
     x = torch.randn(1, 3, 5, 5)
     torch.testing.assert_close(folded(x), model(x))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_the_command_writes_json_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = Network("small", lambda data: small(), (64, 256), (1, 2), "")
+    monkeypatch.setitem(NETWORKS, "small", network)
+    (tmp_path / "problems.json").write_text("{}")
+    out = tmp_path / "out"
+    main([
+        "models", "--networks", "small", "--device", "cpu", "--budget", "off",
+        "--data", str(tmp_path), "--json", f"{out}.json", "--png", f"{out}.png",
+    ])  # fmt: skip
+    result = json.loads(Path(f"{out}.json").read_text())
+    assert [r["batch"] for r in result["rows"]] == [1, 2] and "torch" in result["environment"]
+    assert Path(f"{out}.png").stat().st_size > 1000
+    assert "| small | 2 |" in capsys.readouterr().out

@@ -55,9 +55,9 @@ def test_a_weight_that_does_not_fit() -> None:
         set_weight(nn.Conv2d(2, 1, 3), torch.ones(2, 9))
 
 
-def test_drawn_patterns_are_exact_and_values_keep_the_scale() -> None:
+def test_drawn_patterns_are_sparse_and_values_keep_the_scale() -> None:
     keep = drawn_pattern(256, 512, seed=0)
-    assert int(keep.sum()) == round(0.1 * 256 * 512)
+    assert abs(float(keep.float().mean()) - 0.1) < 0.01
     w = normal_values(keep, seed=0)
     assert torch.equal(w != 0, keep)
     y = (w @ torch.randn(512, 64).relu() * 2**0.5).relu()
