@@ -1,6 +1,7 @@
 """Finds the sparse weights in whatever a user calls a model, and what they are multiplied with.
 
-``model.safetensors``                 every tensor of rank 2 or 4; sparse-bitmask files too
+``model.safetensors``                 every tensor of rank 2 or 4; files of ``save`` and
+                                      sparse-bitmask files too
 ``model.pt``, ``.pth``, ``.bin``      the same, of a state dict; nothing but tensors is unpickled
 a folder                              every ``.smtx`` and ``.npz`` below it
 ``package.module:function``           ``function()`` returns a model, or (model, example inputs)
@@ -27,6 +28,7 @@ from autotune.modules_in import weights_of_module
 from autotune.weight import Weight, weight_of
 from sparse_triton.convert.bitmask import load_bitmask
 from sparse_triton.errors import FileFormatError, InputError
+from sparse_triton.io import is_saved, read_state
 from sparse_triton.matrix import SparseMatrix
 
 STATE_DICTS = (".pt", ".pth", ".bin")
@@ -98,10 +100,10 @@ def _matrix_of(path: Path) -> SparseMatrix:
     return SparseMatrix.from_smtx(path)
 
 
-def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _safetensors(path: Path) -> Mapping[str, torch.Tensor | SparseMatrix]:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    return load_bitmask(path)
+    return read_state(path) if is_saved(path) else load_bitmask(path)
 
 
 def _state_dict(path: Path) -> dict[str, torch.Tensor]:

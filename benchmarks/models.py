@@ -27,6 +27,7 @@ from benchmarks.dense_models import BASELINE, Forward, dense_calls, forward
 from benchmarks.networks import Network
 from sparse_triton.choose import choose
 from sparse_triton.device import Device
+from sparse_triton.executor import watching
 from sparse_triton.nn import SparseModule
 
 Row = dict[str, Any]
@@ -60,8 +61,11 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
     report = st.sparsify_(sparse, _config(options), example_inputs=x)
     tuning = _tune(sparse, x, options)
     ran = choices(sparse, x)
-    weights = {OURS: _allocated(device) - before, BASELINE: state_bytes(dense)}
-    calls = {OURS: forward(sparse, x)} | dense_calls(dense, x, options.compiled)
+    calls = {OURS: forward(sparse, x)}
+    calls[OURS]()  # kernels pack their forms of the weights
+    kept = _allocated(device) - before if device.type == "cuda" else state_bytes(sparse)
+    weights = {OURS: kept, BASELINE: state_bytes(dense)}
+    calls |= dense_calls(dense, x, options.compiled)
     errors = _errors(dense, x, calls)
     if not errors[OURS] <= MAX_ERROR * errors[BASELINE]:
         raise AssertionError(f"{name}: error {errors[OURS]:.1e}, dense fp32 {errors[BASELINE]:.1e}")
@@ -74,9 +78,7 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
         "us": {name: t.to_dict() for name, t in zip(calls, timings, strict=True)},
         "eager_us": {n: _eager_us(calls[n], device) for n in (OURS, BASELINE)},
         "error": errors,
-        "weight_bytes": weights
-        if device.type == "cuda"
-        else {**weights, OURS: state_bytes(sparse)},
+        "weight_bytes": weights,
         "file_bytes": _file_bytes(dense, sparse),
         "tuning": tuning,
         "choices": ran,
@@ -113,27 +115,18 @@ def _errors(dense: nn.Module, x: torch.Tensor, calls: dict[str, Forward]) -> dic
 
 def choices(model: nn.Module, x: torch.Tensor) -> list[Row]:
     """What each sparse layer runs on this input, and its times where it was tuned."""
-    found: list[Row] = []
-    facts = Device.of(x.device)
-
-    def note(name: str, module: SparseModule, args: tuple[torch.Tensor, ...]) -> None:
-        residual = len(args) > 1 and args[1] is not None
-        problem = module.problem(args[0], residual)
-        choice = choose(problem, module.matrix.pattern_hash, facts)
-        found.append({
-            "layer": name, "problem": str(problem), "config": str(choice.config),
-            "source": choice.source, "us": choice.us, "dense_us": choice.dense_us,
-        })  # fmt: skip
-
-    sparse = {n: m for n, m in model.named_modules() if isinstance(m, SparseModule)}
-    hooks = [
-        m.register_forward_pre_hook(lambda m, args, n=n: note(n, m, args))
-        for n, m in sparse.items()
-    ]
-    with torch.inference_mode():
+    with torch.inference_mode(), watching() as seen:
         model(x)
-    for hook in hooks:
-        hook.remove()
+    facts = Device.of(x.device)
+    names = {m.weight_id: n for n, m in model.named_modules() if isinstance(m, SparseModule)}
+    found = []
+    for W, problem in seen:
+        choice = choose(problem, W.pattern_hash, facts)
+        found.append({
+            "layer": names.get(W.weight_id, ""), "problem": str(problem),
+            "config": str(choice.config), "source": choice.source,
+            "us": choice.us, "dense_us": choice.dense_us,
+        })  # fmt: skip
     return found
 
 

@@ -17,7 +17,7 @@ from sparse_triton.io.layout import Packed, State
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.store import Store, as_store
 
-__all__ = ["Saved", "load", "save"]
+__all__ = ["Saved", "is_saved", "load", "read_state", "save"]
 Module = TypeVar("Module", bound=nn.Module)
 PathOrName = str | PathLike[str]
 Where = Store | PathOrName | None
@@ -114,14 +114,27 @@ def load(
     Raises ``FileFormatError`` for a file that is truncated, damaged, changed or of another kind;
     ``InputError`` where there is none, or for a model that it does not fit.
     """
-    document, tensors = container.read(Path(path))
-    try:
-        packed = Packed.from_dict(document, tensors)
-        state = packed.state()
-    except FileFormatError as e:
-        raise FileFormatError(f"{path}: {e}") from e
+    document, state = _read(Path(path))
     result = (
         state if model is None else skeleton.restore_(model, document.get("modules"), state, strict)
     )
     tuned.merge_into(as_store(store), document.get("tuned"))
     return result
+
+
+def is_saved(path: PathOrName) -> bool:
+    """Whether the file says that ``save`` wrote it."""
+    return container.is_ours(Path(path))
+
+
+def read_state(path: PathOrName) -> State:
+    """As ``load`` without a model; no store is touched."""
+    return _read(Path(path))[1]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], State]:
+    document, tensors = container.read(path)
+    try:
+        return document, Packed.from_dict(document, tensors).state()
+    except FileFormatError as e:
+        raise FileFormatError(f"{path}: {e}") from e

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as deserialised
 from safetensors.torch import save_file
 
@@ -54,6 +54,15 @@ def read(path: Path) -> tuple[dict[str, Any], Tensors]:
                 "damaged or was changed. Take a fresh copy"
             )
     return document, tensors
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the file says that ``write`` wrote it; False for what cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            return DOCUMENT in (f.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def _parsed(path: Path) -> tuple[dict[str, str], Tensors]:

@@ -265,6 +265,18 @@ def test_tuned_configurations_travel_along(tmp_path: Path) -> None:
     assert next(theirs.entries()).created == "1999", "what a store has stays"
 
 
+def test_the_tuner_finds_the_weights_of_a_saved_model(tmp_path: Path) -> None:
+    from autotune.weights_in import find_weights
+
+    model = converted(pruned(network()))
+    path = tmp_path / "m.safetensors"
+    save(model, path)
+    found = {w.name: w for w in find_weights(str(path))}
+    assert found.keys() == {"0.weight", "4.weight", "6.weight"}
+    assert found["4.weight"].matrix.pattern_hash == model[4].matrix.pattern_hash
+    assert found["0.weight"].kind == "conv 3x3"
+
+
 def test_configurations_of_another_version_cost_one_warning(tmp_path: Path) -> None:
     save(pruned(network()), tmp_path / "m")
     rewritten(tmp_path / "m", lambda d: d.update(tuned=[{"schema": 77}, 5]))
