@@ -12,7 +12,7 @@ from benchmarks import host, report
 from benchmarks.networks import NETWORKS
 from benchmarks.pages import write_pages
 from benchmarks.paper import command as paper
-from benchmarks.problems import data_folder
+from benchmarks.problems import data_folder, paper_problems
 from sparse_triton.device import Device, environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,8 +32,14 @@ def _parser() -> argparse.ArgumentParser:
     spmm.add_argument("--sparsity", default="0.9,0.95")
     spmm.add_argument("--device", choices=("cuda", "cpu"), default=_here())
     spmm.add_argument("--no-csr", action="store_true", help="leave out torch CSR, which is slow")
+    spmm.add_argument(
+        "--max-autotune", action="store_true", help="also what torch.compile finds by searching"
+    )
     _outputs(spmm)
     spmm.set_defaults(command=_spmm)
+    sweep = commands.add_parser("sparsity", help="two shapes from 50 to 98 % zeros, crossovers")
+    _outputs(sweep)
+    sweep.set_defaults(command=_sparsity)
     tuned = commands.add_parser("tuned", help="tuned against heuristic on the same problems")
     tuned.add_argument("--data", help="folder of problems.json (default: $SPARSE_TRITON_DATA)")
     tuned.add_argument("--sparsity", default="0.9,0.95")
@@ -95,17 +101,31 @@ def _spmm(args: argparse.Namespace) -> None:
     if args.device == "cpu":
         _spmm_cpu(args)
         return
-    from benchmarks import spmm
+    from benchmarks import contest, pictures, spmm
 
+    problems = paper_problems(data_folder(args.data), tuple(args.sparsity.split(",")))
     batches = tuple(int(b) for b in args.batch.split(","))
-    rows = spmm.run(
-        data_folder(args.data), batches, tuple(args.sparsity.split(",")), not args.no_csr
-    )
+    cases = [contest.Case(p, batch) for p in problems for batch in batches]
+    options = contest.Options(csr=not args.no_csr, max_autotune=args.max_autotune)
+    rows = spmm.measure(cases, options)
     facts = environment(Device.of(torch.device("cuda")))
     if args.png:
-        report.plot(rows, facts, args.png)
+        pictures.problems(rows, facts, args.png)
     _finish(args, {"benchmark": "spmm", "environment": facts, "rows": rows})
     print(report.details(rows), report.summary(rows), sep="\n\n")
+
+
+def _sparsity(args: argparse.Namespace) -> None:
+    from benchmarks import pictures, sparsity
+
+    rows = sparsity.run()
+    crossovers = sparsity.crossovers(rows)
+    facts = environment(Device.of(torch.device("cuda")))
+    if args.png:
+        pictures.sparsity_sweep(rows, crossovers, facts, args.png)
+    result = {"benchmark": "sparsity", "environment": facts, "crossovers": crossovers}
+    _finish(args, {**result, "rows": rows})
+    print(sparsity.table(rows))
 
 
 def _spmm_cpu(args: argparse.Namespace) -> None:

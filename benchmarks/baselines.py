@@ -54,3 +54,13 @@ def torch_csr_call(W: SparseMatrix, X: torch.Tensor) -> Call:
             W.row_offsets.int(), W.column_indices.int(), W.values.to(X.dtype), W.shape
         )
     return lambda: torch.mm(csr, X)
+
+
+def compiled_call(W: SparseMatrix, X: torch.Tensor) -> Call:
+    """The float32 product as ``torch.compile(mode="max-autotune")`` finds it, without its graphs:
+    all contestants are captured the same way."""
+    w32 = W.to_dense().float()
+    compiled = torch.compile(lambda x: w32 @ x, mode="max-autotune-no-cudagraphs")
+    with matmul_precision("highest"):
+        compiled(X)
+    return lambda: compiled(X)

@@ -14,10 +14,13 @@ COLUMNS = {
     "cublas_fp32": "cuBLAS fp32",
     "cublas_tf32": "TF32",
     "cublas_fp16": "fp16",
+    "cublas_bf16": "bf16",
     "torch_csr": "torch CSR",
+    "max_autotune": "max-autotune fp32",
     "unrolled": "unrolled",
     "gather": "gather",
     "spmm": "**spmm**",
+    "spmm_fp16": "**spmm fp16**",
 }
 
 
@@ -88,49 +91,6 @@ def details(rows: list[Row]) -> str:
             + f" | {speedup(row, 'spmm'):.2f} | {family} ({row['choice']}) |"
         )
     return "\n".join(lines)
-
-
-def plot(rows: list[Row], environment: dict[str, str], path: Path) -> None:
-    """Speed-up per problem against cuBLAS fp32, one panel a (batch, sparsity)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = groups(rows)
-    figure, axes = plt.subplots(
-        len(panels), 1, figsize=(11, 2.6 * len(panels)), squeeze=False, constrained_layout=True
-    )
-    for axis, ((batch, sparsity), group) in zip(axes[:, 0], panels.items(), strict=True):
-        _panel(axis, group)
-        axis.set_title(f"batch {batch}, {float(sparsity):.0%} zeros", fontsize=10, loc="left")
-    axes[0, 0].legend(ncols=5, fontsize=8, loc="upper right")
-    figure.suptitle(f"SpMM, speed-up over cuBLAS fp32 — {environment['device']}", fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-BARS = (
-    ("torch_csr", "0.85", "//"), ("cublas_tf32", "0.7", ""), ("cublas_fp16", "0.5", ""),
-    ("spmm", "black", ""),
-)  # fmt: skip
-
-
-def _panel(axis: Any, group: list[Row]) -> None:
-    bars = [b for b in BARS if all(b[0] in r["us"] for r in group)]
-    width = 0.8 / len(bars)
-    for i, (name, colour, hatch) in enumerate(bars):
-        at = [x + (i - (len(bars) - 1) / 2) * width for x in range(len(group))]
-        heights = [speedup(r, name) for r in group]
-        label = COLUMNS[name].replace("**", "")
-        axis.bar(
-            at, heights, width, label=label, color=colour, hatch=hatch, edgecolor="black", lw=0.4
-        )
-    axis.axhline(1.0, color="black", lw=0.8, ls=":")
-    labels = [f"{r['problem']}\n{r['M']}·{r['K']}\n·{r['N']}" for r in group]
-    axis.set_xticks(range(len(group)), labels, fontsize=6.5)
-    axis.set_ylabel("× cuBLAS fp32")
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -87,10 +87,8 @@ class KernelConfig:
 
 def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | None:
     """The laws every family shares: positive counts, a known way to cut rows."""
-    for name in (
-        "M_blocks", "N_blocks", "Gy", "K_blocks", "stack", "vector", "prefetch", "repeat",
-        "gap_bits",
-    ):  # fmt: skip
+    counts = ("M_blocks", "N_blocks", "Gy", "K_blocks", "stack", "vector", "prefetch", "repeat")
+    for name in (*counts, "gap_bits"):
         if getattr(config, name) < 1:
             return f"{name} must be at least 1, got {getattr(config, name)}"
     if config.sync_every < 0:

@@ -115,7 +115,7 @@ def call_ratio(Y: Tensor, W: SparseMatrix, call: AnyCall, config: KernelConfig) 
     stores = roundings(problem_of(W, call), config)
     if isinstance(call, ConvCall):
         return worst_conv_ratio(Y, W, call, Gy=config.parts, roundings=stores)
-    return worst_ratio(Y, W, *call, Gy=config.Gy, roundings=stores)
+    return worst_ratio(Y, W, *call, Gy=config.parts, roundings=stores)
 
 
 def roundings(problem: Problem, config: KernelConfig) -> int:

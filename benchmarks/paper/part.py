@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks import spmm
+from benchmarks.contest import Case, Options
 from benchmarks.paper.published import NOT_AVAILABLE
 from benchmarks.problems import PaperProblem, paper_problems
 from benchmarks.tuned import warm_up
@@ -65,11 +66,11 @@ class Setting:
     def contest(self, problems: Iterable[PaperProblem], families: tuple[str, ...]) -> list[Row]:
         """Every library call, what ``spmm`` takes and these families' defaults, as
         ``python -m benchmarks spmm`` has them."""
-        return spmm.measure([spmm.Case(p, 1) for p in problems], csr=True, families=families)
+        return spmm.measure([Case(p) for p in problems], Options(families=families, half=False))
 
     def compile(self, jobs: Iterable[tuple[PaperProblem, KernelConfig]]) -> None:
         """Fill Triton's disk cache, one process a core."""
-        spmm.compile_ahead(((spmm.Case(p, 1), config) for p, config in jobs), self.facts)
+        spmm.compile_ahead((spmm.Job(Case(p), config) for p, config in jobs), self.facts)
 
 
 def shape_of(row: Row) -> str:

@@ -49,6 +49,9 @@ CASES = [
     Case("random", 64, 64, 128, "bfloat16", {"vector": 4, "Gy": 1}),
     Case("one", 7, 5, 1, "float32", {"vector": 1, "Gy": 2}),
     Case("full", 16, 24, 64, "float32", {"vector": 2, "Gy": 16}),
+    Case("random", 64, 128, 256, "float32", {"Gy": 2, "stack": 2, "K_blocks": 1}),
+    Case("random", 64, 128, 256, "float32", {"Gy": 2, "stack": 2, "K_blocks": 4}),
+    Case("ragged", 128, 64, 128, "float16", {"Gy": 1, "stack": 4, "K_blocks": 8}),
     Case("random", 16, 128, 32768, "float32", {"vector": 2, "Gy": 2, "N_blocks": 256}),
 ]
 
@@ -65,7 +68,8 @@ def built(index: int, arch: int, epilogue: Epilogue = PLAIN) -> tuple[Plan, Trit
     )
     device = Device.virtual_cuda(arch)
     rng = np.random.default_rng(index)
-    config = draw_config(rng, problem, device, "unrolled", **case.forced)
+    forced = case.forced if arch >= 90 else {**case.forced, "K_blocks": 1}
+    config = draw_config(rng, problem, device, "unrolled", **forced)
     assert config is not None
     plan = plan_spmm(problem, config, W.csr, device)
     kernel = plan.family.build(plan)

@@ -78,13 +78,13 @@ def test_weight_is_packed_once_for_all_columns() -> None:
 
 @given(data=st.data(), x_dtype=st.sampled_from(["float32", "float16", "bfloat16"]))
 def test_text(data: st.DataObject, x_dtype: str) -> None:
-    """A trip loads and multiplies ``prefetch`` pairs, the last trip one pair less."""
+    """Two trips in turns load and multiply ``prefetch`` pairs each, the last one pair less."""
     W = weight("random", 16, 32)
     problem = problem_for(W, 64, x_dtype=x_dtype)
     config = data.draw(legal_configs(problem, DEVICE, "gather"))
     source = gather_source(plan_spmm(problem, config, W.csr, DEVICE))
     lines = source.constants["ASM"].split("\n")
-    pairs = 2 * config.prefetch - 1
+    pairs = 3 * config.prefetch - 1
     columns = config.vector * config.repeat
     assert sum("fma.rn.f32" in line for line in lines) == pairs * columns
     x_loads = [line for line in lines if "ld.global" in line and "[a" in line]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
 
-DEFAULT_THREADS = 512
+PROGRAM_THREADS = 256
+FULL_THREADS = 512  # of a multiprocessor, at 128 registers each
 
 
 class Gather(Family):
@@ -48,26 +49,29 @@ class Gather(Family):
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
-        """Fitted to measurements (``benchmarks/NOTES.md``): the widest loads N allows, 512 threads,
-        tiles of 32 lanes (16 where columns are many, so that more rows share X in L1), deep
-        prefetch unless lists are short."""
+        """Fitted to measurements (``benchmarks/NOTES.md``): many loads in flight in few threads.
+        Two of the widest loads a pair and lane where the tile is wide enough, as many pairs ahead
+        as fill 64 registers, and lists so short that the device is filled once."""
         vector = max(self.space(problem, device)["vector"])
-        lanes = min(16 if problem.N >= 1024 else 32, next_power_of_two(ceil_div(problem.N, vector)))
-        lanes = max(4, lanes)
-        Gy = _lists_a_row(problem, lanes * ceil_div(problem.N, lanes * vector), device)
-        block_m = max(1, DEFAULT_THREADS // (Gy * lanes))
+        lanes, repeat = _tile(ceil_div(problem.N, vector), problem.x_layout == "row")
+        N_blocks = max(1, ceil_div(problem.N, lanes * vector * repeat))
+        Gy = _lists_a_row(problem, lanes * N_blocks, device)
+        block_m = max(2, PROGRAM_THREADS // (Gy * lanes))
         while block_m > 1 and block_m >= 2 * problem.M:
             block_m //= 2
         while Gy * block_m * lanes < 32:
             Gy *= 2
+        words = max(1, vector * problem.x_itemsize // 4)
+        pairs = next_power_of_two(ceil_div(problem.nnz, max(1, problem.M * Gy)))
         return KernelConfig(
             "gather",
             M_blocks=max(1, ceil_div(problem.M, block_m)),
-            N_blocks=max(1, ceil_div(problem.N, lanes * vector)),
+            N_blocks=N_blocks,
             Gy=Gy,
             vector=vector,
+            repeat=repeat,
             row_blocks="even_nnz",
-            prefetch=8 if vector >= 4 and (Gy > 1 or problem.nnz >= 10 * problem.M) else 4,
+            prefetch=max(4, min(16, 64 // (words * repeat), pairs)),
         )
 
     def build(self, plan: Plan) -> Kernel:
@@ -86,14 +90,22 @@ class Gather(Family):
         return Y
 
 
+def _tile(loads: int, adjacent: bool) -> tuple[int, int]:
+    """Lanes of a row and loads of X each makes for a pair: 16 or 32 lanes with two loads, whichever
+    leaves fewer beyond N; one load where a row has fewer than 32."""
+    if loads < 32 or not adjacent:
+        return max(4, min(32, next_power_of_two(loads))), 1
+    return min((32, 16), key=lambda lanes: (ceil_div(loads, 2 * lanes) * lanes, -lanes)), 2
+
+
 def _lists_a_row(problem: SpmmProblem, threads_a_row: int, device: Device) -> int:
-    """About 12 pairs a list; fewer while a quarter of the device's threads would be idle, and for
-    one-column loads, which wait rather than work."""
+    """Lists until the device is full once, while they keep 6 pairs; none longer than 52 pairs."""
     per_row = problem.nnz / max(1, problem.M)
-    pairs = 12 if problem.N % 2 == 0 else 6
-    Gy = min(8, next_power_of_two(max(1, round(per_row / pairs))))
     threads = problem.M * threads_a_row * problem.batch
-    while Gy < 8 and per_row / Gy >= 12 and threads * Gy < 512 * device.cores:
+    Gy = 1
+    while Gy < 8 and per_row / Gy >= 12:
+        if threads * Gy >= 0.8 * FULL_THREADS * device.cores and per_row / Gy <= 52:
+            break
         Gy *= 2
     return Gy
 

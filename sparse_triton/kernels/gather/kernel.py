@@ -38,6 +38,8 @@ def spmm_gather(  # type: ignore[no-untyped-def]
     place = (thread // LANES) % BLOCK_M
     group = thread // (LANES * BLOCK_M)
 
+    # What belongs to the weight is asked for first: it does not wait for the kernel before.
+    row = tl.load(rows + i_m * BLOCK_M + place)  # -1: padding
     run = tl.load(runs + i_m * GY * BLOCK_M + thread // LANES)  # first pair, number of pairs
     p_pairs = (pairs + (run & 0xFFFFFFFF)).to(tl.int64)
     count = (run >> 32).to(tl.int32)
@@ -57,7 +59,6 @@ def spmm_gather(  # type: ignore[no-untyped-def]
             pack=1,
         )
 
-    row = tl.load(rows + i_m * BLOCK_M + place)  # -1: padding
     for n in tl.static_range(REPEAT):
         o_r = o_n + n * LANES * VECTOR
         mask = (row >= 0) & (group == 0) & (o_r < N)

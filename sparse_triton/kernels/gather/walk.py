@@ -70,15 +70,16 @@ def emit_walk(walk: Walk) -> Asm:
         *([LAUNCH_DEPENDENTS] if walk.dependent_launch else []),
         f"mov.b64 p, {pairs};",
         f"mov.b32 left, {count};",
-        *_fetch_pairs(depth),
+        *_fetch_pairs(depth, "k", "w"),
         *([WAIT_FOR_INPUTS] if walk.dependent_launch else []),
-        f"setp.lt.s32 done, left, {depth};",
-        f"@done bra LAST{UID};",
+        f"setp.eq.u32 never, {row_bytes}, 0;",
         f"TRIP{UID}:",
-        *_trip(walk, x, row_bytes),
-        f"sub.s32 left, left, {depth};",
-        f"setp.ge.s32 more, left, {depth};",
-        f"@more bra TRIP{UID};",
+        *_trip(walk, x, row_bytes, "k", "w", ahead=("kk", "ww"), last=f"LAST{UID}"),
+        *_trip(walk, x, row_bytes, "kk", "ww", ahead=("k", "w"), last=f"MOVED{UID}"),
+        f"bra TRIP{UID};",
+        f"MOVED{UID}:",
+        *(f"mov.b32 k{i}, kk{i};" for i in range(depth - 1)),
+        *(f"mov.f32 w{i}, ww{i};" for i in range(depth - 1)),
         f"LAST{UID}:",
         *_last(walk, x, row_bytes),
         *_exchange(walk, thread),
@@ -88,8 +89,9 @@ def emit_walk(walk: Walk) -> Asm:
 
 
 def _declare(walk: Walk, columns_left: str) -> Iterator[str]:
-    """``k, w``: pairs of this trip, ``kk, ww`` of the next; ``r``: raw words of X; ``v``: columns;
-    ``here``: whether a repeat lies inside X; ``there``: whether a pair of the last trip exists."""
+    """``k, w`` and ``kk, ww``: pairs of one trip and of the next, in turns; ``r``: raw words of X;
+    ``v``: columns; ``here``: whether a repeat lies inside X; ``there``: whether a pair of the last
+    trip exists."""
     columns, depth = walk.columns, walk.depth
     yield ".reg .b64 p, a;"
     yield ".reg .b32 left;"
@@ -97,24 +99,19 @@ def _declare(walk: Walk, columns_left: str) -> Iterator[str]:
     yield f".reg .f32 w<{depth}>, ww<{depth}>;"
     yield f".reg .{'f' if columns.wide else 'b'}32 r<{depth * walk.repeat * columns.words}>;"
     yield f".reg .f32 acc<{walk.sums}>, v<{columns.vector}>;"
-    yield f".reg .pred done, more, both, here<{walk.repeat}>, there<{depth}>;"
+    yield f".reg .pred never, done, both, here<{walk.repeat}>, there<{depth}>;"
     yield from columns.scratch()
     yield from (f"mov.f32 acc{j}, 0f00000000;" for j in range(walk.sums))
     for n in range(1, walk.repeat):
         yield f"setp.gt.s32 here{n}, {columns_left}, {n * walk.repeat_columns};"
 
 
-def _fetch_pairs(depth: int) -> Iterator[str]:
-    """The next ``depth`` pairs into ``kk, ww``; lists are padded: this never leaves them."""
+def _fetch_pairs(depth: int, k: str, w: str) -> Iterator[str]:
+    """The next ``depth`` pairs; lists are padded: this never leaves them."""
     for i in range(0, depth, 2):
-        yield f"ld.global.nc.v4.b32 {{kk{i}, ww{i}, kk{i + 1}, ww{i + 1}}}, [p+{i * PAIR_BYTES}];"
+        words = f"{{{k}{i}, {w}{i}, {k}{i + 1}, {w}{i + 1}}}"
+        yield f"ld.relaxed.cta.global.v4.b32 {words}, [p+{i * PAIR_BYTES}];"
     yield f"add.s64 p, p, {depth * PAIR_BYTES};"
-
-
-def _take_pairs(depth: int) -> Iterator[str]:
-    for i in range(depth):
-        yield f"mov.b32 k{i}, kk{i};"
-        yield f"mov.f32 w{i}, ww{i};"
 
 
 def _words(walk: Walk, i: int, n: int) -> list[str]:
@@ -122,7 +119,7 @@ def _words(walk: Walk, i: int, n: int) -> list[str]:
     return [f"r{first + j}" for j in range(walk.columns.words)]
 
 
-def _multiply(walk: Walk, i: int, guard: str = "") -> Iterator[str]:
+def _multiply(walk: Walk, i: int, w: str, guard: str = "") -> Iterator[str]:
     """acc += w * x for pair i; a repeat outside X multiplies what it holds, and is never stored."""
     columns = walk.columns
     for n in range(walk.repeat):
@@ -132,26 +129,34 @@ def _multiply(walk: Walk, i: int, guard: str = "") -> Iterator[str]:
             yield from columns.widen(_words(walk, i, n), xs)
         for j, value in enumerate(xs):
             acc = f"acc{n * columns.vector + j}"
-            yield f"{guard} fma.rn.f32 {acc}, {value}, w{i}, {acc};".strip()
+            yield f"{guard} fma.rn.f32 {acc}, {value}, {w}{i}, {acc};".strip()
 
 
-def _trip(walk: Walk, x: str, row_bytes: str) -> Iterator[str]:
-    yield from _take_pairs(walk.depth)
-    yield from _fetch_pairs(walk.depth)
+def _trip(
+    walk: Walk, x: str, row_bytes: str, k: str, w: str, ahead: tuple[str, str], last: str
+) -> Iterator[str]:
+    """``depth`` pairs, while the next are on their way. Leaves for ``last`` where fewer are left.
+
+    Two sets of registers take turns, and a branch that is never taken ends the block: otherwise the
+    assembler asks for the next pairs only after the last use of these, to save registers.
+    """
+    yield f"setp.lt.s32 done, left, {walk.depth};"
+    yield f"@done bra {last};"
+    yield f"sub.s32 left, left, {walk.depth};"
+    yield from _fetch_pairs(walk.depth, *ahead)
+    yield f"@never bra {last};"
     for i in range(walk.depth):
-        yield f"mad.wide.u32 a, k{i}, {row_bytes}, {x};"
+        yield f"mad.wide.u32 a, {k}{i}, {row_bytes}, {x};"
         for n in range(walk.repeat):
             guard = f"@here{n}" if n else ""
-            address = f"a+{n * walk.repeat_bytes}"
-            yield walk.columns.load(_words(walk, i, n), address, guard)
+            yield walk.columns.load(_words(walk, i, n), f"a+{n * walk.repeat_bytes}", guard)
     for i in range(walk.depth):
-        yield from _multiply(walk, i)
+        yield from _multiply(walk, i, w)
 
 
 def _last(walk: Walk, x: str, row_bytes: str) -> Iterator[str]:
     """The fewer than ``depth`` pairs that are left: one that is not there neither loads nor
     multiplies."""
-    yield from _take_pairs(walk.depth)
     for i in range(walk.depth - 1):
         yield f"setp.gt.s32 there{i}, left, {i};"
         yield f"mad.wide.u32 a, k{i}, {row_bytes}, {x};"
@@ -161,7 +166,7 @@ def _last(walk: Walk, x: str, row_bytes: str) -> Iterator[str]:
             guard = "@both" if n else f"@there{i}"
             yield walk.columns.load(_words(walk, i, n), f"a+{n * walk.repeat_bytes}", guard)
     for i in range(walk.depth - 1):
-        yield from _multiply(walk, i, f"@there{i}")
+        yield from _multiply(walk, i, "w", f"@there{i}")
 
 
 def _exchange(walk: Walk, thread: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, powers_of_two
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
+from sparse_triton.kernels.exchange import cluster_sizes, cluster_why_not
 from sparse_triton.kernels.family import Family, Space
 from sparse_triton.kernels.unrolled.interpreter import interpret
 from sparse_triton.kernels.unrolled.limits import problem_why_not, resources_why_not, shape_why_not
@@ -33,6 +34,7 @@ class Unrolled(Family):
 
     def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
         reason = counts_why_not(config, ("even_rows", "even_nnz"))
+        reason = reason or cluster_why_not(config, device)
         if reason is None:
             reason = problem_why_not(problem) or shape_why_not(problem, config)
         return reason or resources_why_not(problem, config, device)
@@ -42,6 +44,8 @@ class Unrolled(Family):
             "M_blocks": powers_of_two(1, min(256, max(1, problem.M // 2))),
             "N_blocks": powers_of_two(1, max(1, ceil_div(problem.N, 32))),
             "Gy": (1, 2, 4, 8, 16),
+            "K_blocks": cluster_sizes(device),
+            "stack": (1, 2, 4),
             "vector": tuple(v for v in (1, 2, 4) if problem.N % v == 0),
             "row_blocks": ("even_rows", "even_nnz"),
             "prefetch": (4, 8, 16, 32),

@@ -29,13 +29,13 @@ def run_body(body: tuple[Op, ...], X: Float32, block_m: int) -> Float32:
 
 
 def interpret(program: Program, X: Float32) -> Float32:
-    """Y [M, N] = W @ X: bodies run, then the Gy partials added in group order."""
+    """Y [M, N] = W @ X: bodies run, then the partials added in part order."""
     M = int((program.rows != NO_ROW).sum())
     Y = np.full((M, X.shape[1]), np.nan, dtype=np.float32)
     for b, rows in enumerate(program.rows):
         partials = [
-            run_body(program.bodies[b * program.Gy + g], X, program.block_m)
-            for g in range(program.Gy)
+            run_body(program.bodies[b * program.parts + q], X, program.block_m)
+            for q in range(program.parts)
         ]
         total = partials[0]
         for partial in partials[1:]:

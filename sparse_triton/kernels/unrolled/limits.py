@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two
 from sparse_triton.device import Device
 from sparse_triton.problem import SpmmProblem
@@ -14,23 +17,67 @@ REGISTERS_BESIDES = 24  # pointers, addresses of the exchange, row numbers
 
 
 def unrolled_shape(problem: SpmmProblem, config: KernelConfig) -> tuple[int, int]:
-    """``block_m`` (a multiple of Gy) and ``lanes`` of one group (a power of two)."""
-    rows = ceil_div(ceil_div(problem.M, config.M_blocks), config.Gy) * config.Gy
+    """``block_m`` (a multiple of the parts) and ``lanes`` of one group (a power of two)."""
+    rows = ceil_div(ceil_div(problem.M, config.M_blocks), config.parts) * config.parts
     tile = ceil_div(ceil_div(problem.N, config.N_blocks), config.vector)
     return rows, max(next_power_of_two(tile), ceil_div(32, config.Gy))
 
 
-def exchange_bytes(block_m: int, Gy: int, lanes: int, vector: int) -> int:
-    """Shared memory of the exchange: one float per thread and accumulator of a round."""
-    return 0 if Gy == 1 else exchange_round(block_m, Gy, lanes, vector) * vector * Gy * lanes * 4
+@dataclass(frozen=True)
+class Exchange:
+    """How the partials of ``parts = K_blocks * Gy`` bodies become sums: in rounds of places.
+
+    Each part finishes an equal share of a round. A program holds in shared memory what it finishes:
+    of each part one float per place, column and lane; ``quad`` places of a lane lie side by side.
+    """
+
+    block_m: int
+    Gy: int
+    K_blocks: int
+    stack: int
+    lanes: int
+    vector: int
+
+    @property
+    def parts(self) -> int:
+        return self.Gy * self.K_blocks
+
+    @property
+    def round_places(self) -> int:
+        """Places of one round: all of them where shared memory allows it, else the most that divide
+        ``block_m`` and fit; at least one a part."""
+        if self.parts == 1:
+            return self.block_m
+        fitting = MAX_STATIC_SHARED_BYTES // self._bytes(1)
+        sizes = range(self.parts, self.block_m + 1, self.parts)
+        return max((n for n in sizes if self.block_m % n == 0 and n <= fitting), default=self.parts)
+
+    @property
+    def share(self) -> int:
+        """Places of a round that one part finishes."""
+        return self.round_places // self.parts
+
+    @property
+    def quad(self) -> int:
+        """Places that leave in one store: of up to 16 bytes."""
+        return math.gcd(4, self.share)
+
+    @property
+    def block_bytes(self) -> int:
+        """Shared memory of one stacked row block."""
+        return self._bytes(self.round_places) // self.stack
+
+    @property
+    def shared_bytes(self) -> int:
+        return 0 if self.parts == 1 else self._bytes(self.round_places)
+
+    def _bytes(self, places: int) -> int:
+        return places * self.vector * self.stack * self.Gy * self.lanes * 4
 
 
-def exchange_round(block_m: int, Gy: int, lanes: int, vector: int) -> int:
-    """Places summed in one round of the exchange: all of them where shared memory allows it, else
-    the most that divide ``block_m`` and fit; at least Gy."""
-    fitting = MAX_STATIC_SHARED_BYTES // (vector * Gy * lanes * 4)
-    sizes = [n for n in range(Gy, block_m + 1, Gy) if block_m % n == 0 and n <= fitting]
-    return max(sizes, default=Gy)
+def exchange_of(problem: SpmmProblem, config: KernelConfig) -> Exchange:
+    block_m, lanes = unrolled_shape(problem, config)
+    return Exchange(block_m, config.Gy, config.K_blocks, config.stack, lanes, config.vector)
 
 
 def problem_why_not(problem: SpmmProblem) -> str | None:
@@ -50,17 +97,21 @@ def problem_why_not(problem: SpmmProblem) -> str | None:
 
 
 def shape_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
-    if config.Gy & (config.Gy - 1):
-        return f"Gy must be a power of two, got {config.Gy}"
+    for name in ("Gy", "stack"):
+        value = getattr(config, name)
+        if value & (value - 1):
+            return f"{name} must be a power of two, got {value}"
     if config.vector not in (1, 2, 4):
         return f"vector must be 1, 2 or 4, got {config.vector}"
     if problem.N % config.vector:
         return f"vector={config.vector} needs N divisible by it, got N={problem.N}; use vector=1"
     _, lanes = unrolled_shape(problem, config)
-    if lanes * config.Gy > MAX_THREADS:
+    groups = config.Gy * config.stack
+    if lanes * groups > MAX_THREADS:
         return (
-            f"Gy * lanes = {config.Gy} * {lanes} threads, the limit is {MAX_THREADS}; "
-            f"use N_blocks >= {ceil_div(problem.N * config.Gy, MAX_THREADS * config.vector)}"
+            f"stack * Gy * lanes = {config.stack} * {config.Gy} * {lanes} threads, the limit is "
+            f"{MAX_THREADS}; use N_blocks >= "
+            f"{ceil_div(problem.N * groups, MAX_THREADS * config.vector)}"
         )
     if config.sync_every and lanes < WARP:
         return (
@@ -73,7 +124,7 @@ def shape_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
 def resources_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
     block_m, lanes = unrolled_shape(problem, config)
     accumulators = block_m * config.vector
-    per_thread = min(255, device.registers // (config.Gy * lanes))
+    per_thread = min(255, device.registers // (config.stack * config.Gy * lanes))
     budget = per_thread - REGISTERS_BESIDES - config.vector * (config.prefetch + 1)
     if accumulators > budget:
         rows = max(1, budget // config.vector)
@@ -82,10 +133,11 @@ def resources_why_not(problem: SpmmProblem, config: KernelConfig, device: Device
             f"lane, the budget is {budget}; use M_blocks >= {ceil_div(problem.M, rows)} "
             f"(got {config.M_blocks}) or a smaller prefetch, vector or Gy"
         )
-    shared = exchange_bytes(block_m, config.Gy, lanes, config.vector)
+    shared = exchange_of(problem, config).shared_bytes
     if shared > MAX_STATIC_SHARED_BYTES:
         return (
-            f"the exchange of Gy={config.Gy} partials needs {shared} bytes of shared memory, the "
-            f"limit is {MAX_STATIC_SHARED_BYTES}; use more M_blocks or N_blocks, or a smaller Gy"
+            f"the exchange of Gy * K_blocks = {config.parts} partials needs {shared} bytes of "
+            f"shared memory, the limit is {MAX_STATIC_SHARED_BYTES}; use more M_blocks or "
+            "N_blocks, or a smaller Gy or stack"
         )
     return None

@@ -9,6 +9,7 @@ Source of the idea: Wang, SparseRT, PACT 2020, section 3 (there: one PTX kernel 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +24,15 @@ from sparse_triton.kernels.columns import (
     Operands,
     float32,
 )
-from sparse_triton.kernels.unrolled.limits import exchange_bytes, exchange_round
+from sparse_triton.kernels.exchange import (
+    barrier,
+    before_first_store,
+    begin,
+    load,
+    of_program,
+    store,
+)
+from sparse_triton.kernels.unrolled.limits import Exchange
 from sparse_triton.kernels.unrolled.ops import Fma, Load, Op, Rebase, Sync, Widen
 from sparse_triton.kernels.unrolled.schedule import Program
 from sparse_triton.pattern import Int32
@@ -33,25 +42,25 @@ from sparse_triton.pattern import Int32
 class Spelling:
     """What the ops do not say: how wide a lane is and where X's rows lie.
 
-    lanes      lanes of one group; each owns ``columns.vector`` adjacent columns
     row_bytes  distance between rows of X
+    exchange   how the partials of bodies become sums
     """
 
     columns: Columns
-    lanes: int
     row_bytes: int
+    exchange: Exchange
     dependent_launch: bool
 
 
 def emit(program: Program, spelling: Spelling) -> Asm:
     """Inputs of the text, in order: pointer to this lane's first column (int64), body index, lane
-    within the group (int32). Outputs: ``block_m / Gy * vector`` sums; ``held_rows`` says of which
-    rows."""
-    share = program.block_m // program.Gy
-    operands = Operands()
-    outputs = [operands.new("=f") for _ in range(share * spelling.columns.vector)]
+    within the group (int32). Outputs: ``block_m / parts * vector`` sums; ``held_rows`` says of
+    which rows."""
+    operands, held = Operands(), _held(spelling.exchange)
+    outputs = [operands.new("=f") for _ in held]
     pointer, body, lane = operands.new("l"), operands.new("r"), operands.new("r")
     lines = [
+        *begin(spelling.exchange.K_blocks),
         *_declare(program, spelling),
         f"mov.b64 p, {pointer};",
         *([LAUNCH_DEPENDENTS, WAIT_FOR_INPUTS] if spelling.dependent_launch else []),
@@ -62,11 +71,9 @@ def emit(program: Program, spelling: Spelling) -> Asm:
             for line in _body(i, ops, spelling, pointer)
         ),
         f"DONE{UID}:",
-        *_exchange(program, spelling, body, lane),
+        *_exchange(spelling.exchange, body, lane),
     ]
-    lines += [
-        f"mov.f32 {out}, {acc};" for out, acc in zip(outputs, _held(program, spelling), strict=True)
-    ]
+    lines += [f"mov.f32 {out}, {acc};" for out, acc in zip(outputs, held, strict=True)]
     text = "{\n" + "\n".join(lines) + "\n}"
     return Asm(text, ",".join(operands.constraints))
 
@@ -119,55 +126,59 @@ def _words(slot: int, columns: Columns) -> list[str]:
     return [f"{'x' if columns.wide else 'h'}{j}_{slot}" for j in range(columns.words)]
 
 
-def held_rows(program: Program, spelling: Spelling) -> Int32:
-    """[blocks, Gy, block_m / Gy] row of each sum that a thread gives back, -1: padding."""
-    Gy = program.Gy
-    in_round = exchange_round(program.block_m, Gy, spelling.lanes, spelling.columns.vector)
-    if Gy == 1:
-        in_round = program.block_m
-    rounds = program.rows.reshape(len(program.rows), -1, Gy, in_round // Gy)
-    return np.ascontiguousarray(rounds.swapaxes(1, 2)).reshape(len(program.rows), Gy, -1)
+def held_rows(program: Program, exchange: Exchange) -> Int32:
+    """[blocks, parts, block_m / parts] row of each sum that a thread gives back, -1: padding."""
+    blocks, parts = len(program.rows), exchange.parts
+    rounds = program.rows.reshape(blocks, -1, parts, exchange.share)
+    return np.ascontiguousarray(rounds.swapaxes(1, 2)).reshape(blocks, parts, -1)
 
 
-def _held(program: Program, spelling: Spelling) -> list[str]:
+def _held(exchange: Exchange) -> list[str]:
     """Accumulators a thread gives back: its share of places, columns fastest."""
-    share = program.block_m // program.Gy
-    return [f"a{j}_{i}" for i in range(share) for j in range(spelling.columns.vector)]
+    share = exchange.block_m // exchange.parts
+    return [f"a{j}_{i}" for i in range(share) for j in range(exchange.vector)]
 
 
-def _exchange(program: Program, spelling: Spelling, body: str, lane: str) -> Iterator[str]:
-    """Sum the Gy partials in group order, a round of places at a time: all partials to shared
-    memory, then each group takes its share of the round.
+def _exchange(exchange: Exchange, body: str, lane: str) -> Iterator[str]:
+    """Sum the partials in part order, a round of places at a time: all partials to the shared
+    memory of the program that finishes the place, then each part takes its share of the round.
 
-    Layout of ``partial``: [place][j][group][lane].
+    Layout of ``partial``: [stacked block][quad of places this program finishes][j][part][lane]
+    [place of the quad].
     """
-    Gy, lanes, vector = program.Gy, spelling.lanes, spelling.columns.vector
-    if Gy == 1:
+    parts, Gy, K_blocks, quad = exchange.parts, exchange.Gy, exchange.K_blocks, exchange.quad
+    if parts == 1:
         return
-    group_bytes, place_bytes = lanes * 4, vector * Gy * lanes * 4
-    in_round = exchange_round(program.block_m, Gy, lanes, vector)
-    share = in_round // Gy
-    yield f".shared .align 16 .b8 partial[{exchange_bytes(program.block_m, Gy, lanes, vector)}];"
-    yield ".reg .b32 o, mine, theirs, group;"
-    yield ".reg .f32 other;"
+    share, vector, part_bytes = exchange.share, exchange.vector, exchange.lanes * 4 * quad
+    quad_bytes = vector * parts * part_bytes
+    yield f".shared .align 16 .b8 partial[{exchange.shared_bytes}];"
+    yield f".reg .b32 o, mine, theirs, part, block, mine_in<{K_blocks}>;"
+    yield f".reg .f32 other<{quad}>;"
     yield "mov.u32 o, partial;"
-    yield f"and.b32 group, {body}, {Gy - 1};"
-    yield f"mad.lo.u32 o, {lane}, 4, o;"
-    yield f"mad.lo.u32 mine, group, {group_bytes}, o;"
-    yield f"mad.lo.u32 theirs, group, {share * place_bytes}, o;"
-    for first in range(0, program.block_m, in_round):
+    yield f"div.u32 block, {body}, {parts};"
+    yield f"and.b32 block, block, {exchange.stack - 1};"
+    yield f"mad.lo.u32 o, block, {exchange.block_bytes}, o;"
+    yield f"mad.lo.u32 o, {lane}, {4 * quad}, o;"
+    yield f"and.b32 part, {body}, {parts - 1};"
+    yield f"mad.lo.u32 mine, part, {part_bytes}, o;"
+    yield f"and.b32 part, part, {Gy - 1};"
+    yield f"mad.lo.u32 theirs, part, {share // quad * quad_bytes}, o;"
+    for rank in range(K_blocks):
+        yield from of_program(f"mine_in{rank}", "mine", rank, K_blocks)
+    yield from before_first_store(K_blocks)
+    for first in range(0, exchange.block_m, exchange.round_places):
         if first:
-            yield "bar.sync 0;"
-        for i in range(in_round):
-            for j in range(vector):
-                at = (i * vector + j) * Gy * group_bytes
-                yield f"st.shared.f32 [mine+{at}], a{j}_{first + i};"
-        yield "bar.sync 0;"
-        for i in range(share):
-            for j in range(vector):
-                at = (i * vector + j) * Gy * group_bytes
-                sum_ = f"a{j}_{first // Gy + i}"
-                yield f"ld.shared.f32 {sum_}, [theirs+{at}];"
-                for g in range(1, Gy):
-                    yield f"ld.shared.f32 other, [theirs+{at + g * group_bytes}];"
-                    yield f"add.rn.f32 {sum_}, {sum_}, other;"
+            yield from barrier(K_blocks)
+        for i, j in itertools.product(range(0, exchange.round_places, quad), range(vector)):
+            rank, place = divmod(i, share * Gy)
+            at = place // quad * quad_bytes + j * parts * part_bytes
+            values = [f"a{j}_{first + i + n}" for n in range(quad)]
+            yield store(f"mine_in{rank}+{at}", values, K_blocks)
+        yield from barrier(K_blocks)
+        for i, j in itertools.product(range(0, share, quad), range(vector)):
+            at = i // quad * quad_bytes + j * parts * part_bytes
+            sums = [f"a{j}_{first // parts + i + n}" for n in range(quad)]
+            yield load(sums, f"theirs+{at}")
+            for q in range(1, parts):
+                yield load([f"other{n}" for n in range(quad)], f"theirs+{at + q * part_bytes}")
+                yield from (f"add.rn.f32 {a}, {a}, other{n};" for n, a in enumerate(sums))

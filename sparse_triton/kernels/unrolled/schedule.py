@@ -1,6 +1,6 @@
 """Decides *what* an unrolled program does and in which order; ``ptx.py`` only spells it.
 
-The Gy bodies of a row block each own a run of columns. Loads are issued ``prefetch`` columns ahead
+The bodies of a row block each own a run of columns. Loads are issued ``prefetch`` columns ahead
 of their use, through a ring of ``prefetch + 1`` slots.
 """
 
@@ -11,11 +11,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sparse_triton.config import RowBlocks
 from sparse_triton.errors import BuildError
 from sparse_triton.kernels.unrolled.limits import unrolled_shape
 from sparse_triton.kernels.unrolled.ops import Fma, Load, Op, Rebase, Sync, Widen
-from sparse_triton.partition import Entries, block_entries, group_entries, partition_rows
+from sparse_triton.partition import NO_ROW, Entries, block_entries, group_entries, partition_rows
 from sparse_triton.pattern import CSR, Int32
 
 if TYPE_CHECKING:
@@ -27,10 +29,13 @@ OFFSET_REACH_BYTES = 1 << 23
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Bodies of all blocks and groups: ``bodies[b * Gy + g]``, with ``rows`` [blocks, block_m]."""
+    """Bodies of all blocks and parts: ``bodies[b * parts + q]``, with ``rows`` [blocks, block_m].
+
+    Part q is group ``q mod Gy`` of program ``q // Gy`` of the cluster.
+    """
 
     rows: Int32
-    Gy: int
+    parts: int
     bodies: tuple[tuple[Op, ...], ...]
 
     @property
@@ -58,21 +63,24 @@ def unrolled_program(plan: Plan) -> Program:
         widen=problem.x_dtype != "float32",
         sync_every=config.sync_every,
     )
-    return schedule(plan.csr, block_m, config.row_blocks, config.Gy, order)
+    return schedule(plan.csr, block_m, config.row_blocks, config.parts, order, config.stack)
 
 
-def schedule(csr: CSR, block_m: int, row_blocks: RowBlocks, Gy: int, order: Order) -> Program:
-    """Programs for every row block of the matrix, verified."""
-    partition = partition_rows(csr, block_m, row_blocks)
+def schedule(
+    csr: CSR, block_m: int, row_blocks: RowBlocks, parts: int, order: Order, stack: int = 1
+) -> Program:
+    """Programs for every row block of the matrix, verified; empty ones fill the last stack."""
+    rows_of = partition_rows(csr, block_m, row_blocks).rows
+    rows_of = np.pad(rows_of, ((0, -len(rows_of) % stack), (0, 0)), constant_values=NO_ROW)
     bodies = []
-    for rows in partition.rows:
-        for entries in group_entries(block_entries(csr, rows), Gy):
+    for rows in rows_of:
+        for entries in group_entries(block_entries(csr, rows), parts):
             body = schedule_body(entries, order)
             verify(body, entries, block_m)
             bodies.append(body)
     if order.sync_every:
-        bodies = _insert_syncs(bodies, Gy, order.sync_every)
-    return Program(partition.rows, Gy, tuple(bodies))
+        bodies = _insert_syncs(bodies, stack * parts, order.sync_every)
+    return Program(rows_of, parts, tuple(bodies))
 
 
 def schedule_body(entries: Entries, order: Order) -> tuple[Op, ...]:
@@ -107,11 +115,11 @@ def schedule_body(entries: Entries, order: Order) -> tuple[Op, ...]:
     return tuple(ops)
 
 
-def _insert_syncs(bodies: list[tuple[Op, ...]], Gy: int, every: int) -> list[tuple[Op, ...]]:
-    """The same number of barriers in each of a block's bodies, about ``every`` ops apart."""
+def _insert_syncs(bodies: list[tuple[Op, ...]], together: int, every: int) -> list[tuple[Op, ...]]:
+    """The same number of barriers in each of a program's bodies, about ``every`` ops apart."""
     out = []
-    for b in range(0, len(bodies), Gy):
-        block = bodies[b : b + Gy]
+    for b in range(0, len(bodies), together):
+        block = bodies[b : b + together]
         barriers = max(len(body) for body in block) // every
         out += [_spread(body, barriers) for body in block]
     return out
