@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import host, report
-from benchmarks.networks import NETWORKS
+from benchmarks import host, models_command, report
 from benchmarks.pages import write_pages
 from benchmarks.paper import command as paper
 from benchmarks.problems import data_folder, paper_problems
@@ -46,16 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     tuned.add_argument("--budget", default="quick", choices=("quick", "full", "exhaustive"))
     tuned.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     tuned.set_defaults(command=_tuned)
-    models = commands.add_parser("models", help="whole pruned networks end to end")
-    models.add_argument("--data", help="folder of problems.json (default: $SPARSE_TRITON_DATA)")
-    models.add_argument("--networks", default=",".join(NETWORKS), help="some of: %(default)s")
-    models.add_argument("--batch", help="batch sizes (default: each network's own)")
-    models.add_argument("--device", choices=("cuda", "cpu"), default=_here())
-    models.add_argument("--budget", default="quick", choices=("off", "quick", "full"))
-    models.add_argument("--seconds", type=float, help="of tuning each problem, at most")
-    models.add_argument("--compile", action="store_true", help="torch.compile too: minutes")
-    _outputs(models)
-    models.set_defaults(command=_models)
+    models_command.arguments(commands.add_parser("models", help="whole pruned networks end to end"))
     decode = commands.add_parser("decode", help="pruned LLM layers, few tokens, 16 bits")
     decode.add_argument("--shapes", help="MxK,... (default: five of LLMs)")
     decode.add_argument("--sparsity", help="0.5,... (default: 0.5 to 0.9)")
@@ -164,27 +154,6 @@ def _tuned(args: argparse.Namespace) -> None:
     facts = environment(Device.of(torch.device(_here())))
     _finish(args, {"benchmark": "tuned", "environment": facts, "rows": rows})
     print(tuned.table(rows))
-
-
-def _models(args: argparse.Namespace) -> None:
-    """Results are written after every network: an interrupted run keeps what it has."""
-    from benchmarks import models, models_report
-
-    device, data = torch.device(args.device), data_folder(args.data)
-    budget = None if args.budget == "off" else args.budget
-    options = models.Options(budget, args.seconds, args.compile)
-    facts = environment(Device.of(device))
-    rows: list[dict[str, Any]] = []
-    for name in args.networks.split(","):
-        network = NETWORKS[name]
-        batches = tuple(map(int, args.batch.split(","))) if args.batch else network.batches
-        for row in models.measure(network, batches, data, device, options):
-            rows.append(row)
-            print(models_report.latencies([row]), models_report.sizes([row]), "", sep="\n")
-            _finish(args, {"benchmark": "models", "environment": facts, "rows": rows})
-    print(models_report.latencies(rows), models_report.sizes(rows), sep="\n\n")
-    if args.png:
-        models_report.plot(rows, facts, args.png)
 
 
 def _decode(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,12 +55,14 @@ def forward(
 @contextmanager
 def float32_precision(tf32: bool) -> Iterator[None]:
     """Products and convolutions of float32 in TF32 or not; cuDNN's best algorithm is looked up."""
-    cudnn = torch.backends.cudnn
-    with (
-        matmul_precision("high" if tf32 else "highest"),
-        cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32),
-    ):
-        yield
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.benchmark
+    cudnn.conv.fp32_precision, cudnn.benchmark = ("tf32" if tf32 else "ieee"), True
+    try:
+        with matmul_precision("high" if tf32 else "highest"):
+            yield
+    finally:
+        cudnn.conv.fp32_precision, cudnn.benchmark = before
 
 
 def folded_batch_norms(model: nn.Module) -> nn.Module:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sparse_triton as st
+from autotune.budget import Budget
 from autotune.timing import interleaved, timer_for
 from benchmarks.dense_models import BASELINE, Forward, dense_calls, forward
 from benchmarks.networks import Network
@@ -38,10 +39,9 @@ EAGER_CALLS = {"cuda": 30, "cpu": 5}
 
 @dataclass(frozen=True)
 class Options:
-    """budget: of tuning each problem, None: untuned; seconds: at most for each of them."""
+    """``budget`` of tuning each problem, None: untuned; ``compiled``: torch.compile too."""
 
-    budget: str | None = "quick"
-    seconds: float | None = None
+    budget: Budget | None
     compiled: bool = False
 
 
@@ -94,9 +94,10 @@ def _tune(model: nn.Module, x: torch.Tensor, options: Options) -> dict[str, Any]
     if options.budget is None:
         return {"budget": None}
     started = time.monotonic()
-    result = st.warmup(model, x, budget=options.budget, seconds=options.seconds)
+    result = st.warmup(model, x, budget=options.budget)
     return {
-        "budget": options.budget,
+        "budget": options.budget.name,
+        "trials": options.budget.trials,
         "seconds": round(time.monotonic() - started, 1),
         "problems": len(result.tuned),
         "compiled": result.compiled,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import models, models_report
+from benchmarks import models, models_command, models_report
 from benchmarks.__main__ import main
 from benchmarks.dense_models import folded_batch_norms
 from benchmarks.models import OURS, Options, row
@@ -77,3 +77,14 @@ def test_the_command_writes_json_and_picture(
     assert [r["batch"] for r in result["rows"]] == [1, 2] and "torch" in result["environment"]
     assert Path(f"{out}.png").stat().st_size > 1000
     assert "| small | 2 |" in capsys.readouterr().out
+
+
+def test_rows_of_another_run_on_the_same_machine_stay(tmp_path: Path, result: models.Row) -> None:
+    facts = {"device": "a CPU"}
+    path = tmp_path / "models.json"
+    old = {**result, "network": "vgg19"}
+    path.write_text(json.dumps({"environment": facts, "rows": [old, result]}))
+    rows = models_command._known(path, facts)
+    assert rows == [old, result] and models_command._known(path, {"device": "other"}) == []
+    again = {**result, "layers": 99}
+    assert models_command._with(rows, again) == [old, again]
