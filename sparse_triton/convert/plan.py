@@ -88,10 +88,15 @@ class _Planner:
 
     def _why_not_sparse(self, layer: Layer) -> str:
         w = self.weights[layer.module] = layer.weight()
-        sparsity, least = _sparsity(w), self.config.min_sparsity
+        sparsity, least = self._counted(layer, w), self.config.min_sparsity
         if sparsity < least:
             return f"{sparsity:.1%} zeros, min_sparsity is {least:.1%}"
         return ""
+
+    def _counted(self, layer: Layer, w: torch.Tensor) -> float:
+        """Share of zeros, with those between the groups where they count."""
+        groups = getattr(layer.module, "groups", 1) if self.config.between_groups else 1
+        return 1.0 - (1.0 - _sparsity(w)) / groups
 
     def _why_not_kind(self, layer: Layer) -> str:
         if not layer.kind:
@@ -166,7 +171,7 @@ class _Planner:
         )
 
     def _why_no_gain(self, gain: Gain) -> str:
-        if gain.choice.config.kernel == "dense":
+        if gain.choice.config.kernel == "dense" and self.config.min_gain > 0:
             return f"below break-even at N = {gain.columns}: dense is taken ({gain.choice.why})"
         if gain.factor < self.config.min_gain:
             return f"expected gain {gain.factor:.2f}, min_gain is {self.config.min_gain:.2f}"
@@ -176,6 +181,8 @@ class _Planner:
         words = []
         if layer.masked_by:
             words.append(f"zeros by {layer.masked_by}")
+        if _sparsity(self.weights[layer.module]) < self.config.min_sparsity:
+            words.append("sparse with the zeros between its groups")
         if gain is not None:
             words.append(f"N = {gain.columns}: {gain.choice.config.kernel} ({gain.choice.source})")
         elif self.watched is not None:

@@ -431,6 +431,31 @@ def test_example_inputs_tell_the_gain() -> None:
     assert "below break-even at N = 64: dense is taken" in below["0"].reason
 
 
+def test_without_a_least_gain_tuning_decides() -> None:
+    few = prepared(nn.Sequential(nn.Linear(64, 64)), 0.75)
+    with torch.no_grad():
+        few[0].weight[torch.rand(64, 64) < 0.999] = 0
+    config = SparsifyConfig(min_gain=0.0)
+    assert advise(few, config, example_inputs=torch.randn(64, 64)).converted == ("0",)
+
+
+def test_zeros_between_groups() -> None:
+    depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    model = prepared(nn.Sequential(depthwise, nn.BatchNorm2d(8), nn.ReLU()), 0.0)
+    assert advise(model).converted == ()
+    want, X = bounded(model, x := torch.randn(2, 8, 5, 5)), x
+    before = copy.deepcopy(model.state_dict())
+    report = sparsify_(model, SparsifyConfig(between_groups=True))
+    assert (
+        report["0"].fused == ("batch norm", "relu") and "between its groups" in report["0"].reason
+    )
+    assert report["0"].sparsity == 0.0
+    with torch.no_grad():
+        assert worst(model(X), want) <= 1.0
+    densify_(model)
+    assert same_bits(before, model.state_dict())
+
+
 # -- the report ------------------------------------------------------------------------------------
 
 
