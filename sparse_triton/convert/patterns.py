@@ -1,7 +1,7 @@
 """What one sparse kernel can do besides its product, found in a traced forward.
 
-From a layer's output on, as long as nobody else reads the value in between:
-BatchNorm (folded) → residual add → activation → max or average pool; the last not after a residual.
+From a layer's output on, as long as nobody else reads the value in between: BatchNorm (folded) →
+residual add, past dropouts → activation → max or average pool; the last not after a residual.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx
 
 from sparse_triton.convert.read import is_pruning_hook, kind_of
+from sparse_triton.convert.recognise import (
+    activation_of,
+    function_activation,
+    pool_of,
+    why_not_folded,
+)
 from sparse_triton.problem import Pool
 
 Module = torch.nn.Module
 
-_ACTIVATIONS: dict[Any, str] = {
-    F.relu: "relu", F.relu_: "relu", torch.relu: "relu", torch.relu_: "relu", "relu": "relu",
-    "relu_": "relu", F.gelu: "gelu", F.silu: "silu",
-}  # fmt: skip
 _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
@@ -132,20 +133,9 @@ def _take_batch_norm(find: _Finder, fusion: Fusion) -> None:
     _take(find, fusion, node, "batch norm")
 
 
-def why_not_folded(norm: Module | None) -> str:
-    """Why a BatchNorm cannot be folded; "" where it can; "-" for another module."""
-    if type(norm) is not torch.nn.BatchNorm2d:
-        return "-"
-    if norm.running_mean is None or norm.running_var is None:
-        return "it keeps no running statistics"
-    if norm.training:
-        return "it is in training mode: its statistics still change; call model.eval() first"
-    return ""
-
-
 def _take_residual(find: _Finder, fusion: Fusion) -> None:
-    last = fusion.nodes[-1]
-    node = find.only_user(last)
+    node, skipped = _past_dropout(find, fusion.nodes[-1])
+    last = skipped[-1] if skipped else fusion.nodes[-1]
     if node is None or node.op not in ("call_function", "call_method"):
         return
     if node.target not in _ADDS or len(node.args) != 2 or set(node.kwargs) - {"alpha"}:
@@ -155,19 +145,33 @@ def _take_residual(find: _Finder, fusion: Fusion) -> None:
     in_place = node.target in (operator.iadd, "add_")
     if not isinstance(other, fx.Node) or other is last or node.kwargs.get("alpha", 1) != 1:
         return
-    if (in_place and a is not last) or _written_between(find, fusion, node):
+    if (in_place and a is not last) or _written_between(find, [*fusion.nodes, *skipped], node):
         return
+    for dropout in skipped:
+        _take(find, fusion, dropout, "dropout")
     fusion.residual = other
     _take(find, fusion, node, "residual")
 
 
-def _written_between(find: _Finder, fusion: Fusion, end: fx.Node) -> bool:
-    """Whether the layer's input may be written to before ``end``, where the call moves to."""
-    start = fusion.nodes[0]
-    source = start.args[0]
-    node = start.next
+def _past_dropout(find: _Finder, node: fx.Node) -> tuple[fx.Node | None, list[fx.Node]]:
+    """The value's only reader past dropouts, which do nothing in eval mode, and the dropouts."""
+    skipped: list[fx.Node] = []
+    reader = find.only_user(node)
+    while reader is not None:
+        module = find.called(reader)
+        if not isinstance(module, torch.nn.Dropout) or module.training:
+            break
+        skipped.append(reader)
+        reader = find.only_user(reader)
+    return reader, skipped
+
+
+def _written_between(find: _Finder, own: list[fx.Node], end: fx.Node) -> bool:
+    """Whether the input of the layer, the first of its ``own`` nodes, may be written to before
+    ``end``, where the call moves to."""
+    source, node = own[0].args[0], own[0].next
     while node is not end:
-        if node not in fusion.nodes:
+        if node not in own:
             if (
                 node.target in _IN_PLACE
                 or node.kwargs.get("inplace")
@@ -190,36 +194,10 @@ def _take_activation(find: _Finder, fusion: Fusion) -> None:
     if node.op == "call_module":
         name = activation_of(find.called(node))
     else:
-        name = _function_activation(node)
+        name = function_activation(node)
     if name is not None:
         fusion.activation = name
         _take(find, fusion, node, name)
-
-
-def activation_of(module: Any) -> str | None:
-    """The activation that a module (or function) is, in the kernels' words."""
-    cls = type(module)
-    if cls is torch.nn.ReLU:
-        return "relu"
-    if cls is torch.nn.SiLU:
-        return "silu"
-    if cls is torch.nn.GELU:
-        return "gelu" if module.approximate == "none" else None
-    if cls.__module__ == "transformers.activations":
-        same = {"GELUActivation": getattr(module, "act", None) is F.gelu, "SiLUActivation": True}
-        return cls.__name__[:4].lower() if same.get(cls.__name__) else None
-    if isinstance(module, Module):
-        return None
-    return _ACTIVATIONS.get(module)
-
-
-def _function_activation(node: fx.Node) -> str | None:
-    if node.op not in ("call_function", "call_method") or len(node.args) != 1:
-        return None
-    plain = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-    if plain not in ({}, {"approximate": "none"}):
-        return None
-    return _ACTIVATIONS.get(node.target)
 
 
 def _take_pool(find: _Finder, fusion: Fusion) -> None:
@@ -228,29 +206,6 @@ def _take_pool(find: _Finder, fusion: Fusion) -> None:
     if node is not None and pool is not None:
         fusion.pool = pool
         _take(find, fusion, node, f"{pool.kind} pool {pool.kernel[0]}x{pool.kernel[1]}")
-
-
-def pool_of(module: Module | None) -> Pool | None:
-    """The pool that a module is, or None where no kernel has it."""
-    if type(module) is torch.nn.MaxPool2d:
-        if module.ceil_mode or module.return_indices or _pair(module.dilation) != (1, 1):
-            return None
-        return _pool("max", module)
-    if type(module) is torch.nn.AvgPool2d:
-        padded = _pair(module.padding) != (0, 0)
-        if module.ceil_mode or module.divisor_override or (padded and not module.count_include_pad):
-            return None
-        return _pool("avg", module)
-    return None
-
-
-def _pool(kind: Any, module: Any) -> Pool:
-    kernel = _pair(module.kernel_size)
-    return Pool(kind, kernel, _pair(module.stride or kernel), _pair(module.padding))
-
-
-def _pair(n: Any) -> tuple[int, int]:
-    return (n, n) if isinstance(n, int) else (int(n[0]), int(n[1]))
 
 
 def _calls(graph: fx.Graph, target: Any) -> int:

@@ -14,8 +14,9 @@ from sparse_triton.convert.build import build
 from sparse_triton.convert.config import SparsifyConfig
 from sparse_triton.convert.gain import Gain, expected_gain
 from sparse_triton.convert.observe import watch
-from sparse_triton.convert.patterns import Fusion, why_not_folded
+from sparse_triton.convert.patterns import Fusion
 from sparse_triton.convert.read import Layer, layers_of, unreadable
+from sparse_triton.convert.recognise import why_not_folded
 from sparse_triton.convert.report import Report, Row
 from sparse_triton.nn import SparseModule
 

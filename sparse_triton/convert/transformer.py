@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sparse_triton.convert.patterns import activation_of
+from sparse_triton.convert.recognise import activation_of
 from sparse_triton.nn import SparseLinear, SparseModule
 
 Module = torch.nn.Module

@@ -31,6 +31,7 @@ class Net(nn.Module):
         self.bn, self.relu, self.gelu = nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.GELU()
         self.tanh_gelu, self.pool = nn.GELU("tanh"), nn.MaxPool2d(2)
         self.down = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1))
+        self.drop = nn.Dropout(0.5)
         self.scale = nn.Parameter(torch.ones(4, 1, 1))
         self.how = forward
 
@@ -53,6 +54,8 @@ FUSED: dict[str, tuple[Forward, tuple[str, ...], tuple[str, ...]]] = {
     "residual, turned": (lambda s, x: F.silu(x + s.a(x)), ("residual", "silu"), ()),
     "residual, method": (lambda s, x: s.a(x).add(x), ("residual",), ()),
     "residual of another": (lambda s, x: s.a(x) + s.b(x), ("residual",), ()),
+    "residual past dropout": (lambda s, x: s.drop(s.a(x)) + x, ("dropout", "residual"), ()),
+    "dropout alone": (lambda s, x: s.drop(s.a(x)), (), ()),
     "chain": (lambda s, x: s.b(F.relu(s.a(x) + x)) + x, ("residual", "relu"), ("residual",)),
     "spread residual": (lambda s, x: F.relu(s.a(x) + s.scale), ("residual", "relu"), ()),
     "promoting residual": (lambda s, x: s.a(x) + x.double(), ("residual",), ()),
@@ -218,6 +221,13 @@ def test_batch_norm_without_parameters_and_with_zeros() -> None:
         assert right(sparse(X), model)
         densify_(sparse)
         assert all(torch.equal(v, state[k]) for k, v in sparse.state_dict().items())
+
+
+def test_a_dropout_that_drops_stays() -> None:
+    model = net(lambda s, x: s.drop(s.a(x)) + x)
+    model.drop.train()
+    sparse, report = sparsify(model, ANY)
+    assert report["a"].fused == () and isinstance(sparse.drop, nn.Dropout) and sparse.drop.training
 
 
 class Reaches(nn.Module):

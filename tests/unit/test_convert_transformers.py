@@ -44,7 +44,7 @@ def resnet() -> tuple[Any, Any]:
 
 # model -> what has to be fused somewhere
 MODELS: dict[str, tuple[Callable[[], tuple[Any, Any]], set[tuple[str, ...]]]] = {
-    "bert": (bert, {("gelu",)}),
+    "bert": (bert, {("gelu",), ("dropout", "residual")}),
     "gpt2": (gpt2, set()),
     "llama": (llama, {("silu",)}),
     "resnet": (resnet, {("batch norm",), ("batch norm", "relu")}),
