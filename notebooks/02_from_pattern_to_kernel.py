@@ -136,7 +136,7 @@ problem = SpmmProblem(M, K, N, W.nnz)
 config = KernelConfig("unrolled", M_blocks=3, N_blocks=4, Gy=GY, row_blocks="even_nnz", prefetch=4)
 plan = plan_spmm(problem, config, csr, H100)
 program = unrolled_program(plan)
-print(f"{len(program.bodies)} bodies = {len(program.rows)} row blocks × {program.Gy} groups")
+print(f"{len(program.bodies)} bodies = {len(program.rows)} row blocks × {program.parts} groups")
 for op in program.bodies[0][:14]:
     print("  ", op)
 
