@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.baselines import matmul_precision
+from sparse_triton.nn import SparseModule
 
 Forward = Callable[[], torch.Tensor]
 BASELINE = "dense_fp32"
@@ -25,7 +26,7 @@ def dense_calls(model: nn.Module, x: torch.Tensor, compiled: bool) -> dict[str, 
     compiled  also through ``torch.compile(mode="max-autotune")``, without its own CUDA graphs:
               every contestant is captured in the same way
     """
-    folded = folded_batch_norms(model)
+    folded = fold_batch_norms_(copy.deepcopy(model))
     calls = {BASELINE: forward(folded, x)}
     if compiled:
         calls["compiled_fp32"] = forward(torch.compile(folded, mode=MODE), x)
@@ -65,11 +66,25 @@ def float32_precision(tf32: bool) -> Iterator[None]:
         cudnn.conv.fp32_precision, cudnn.benchmark = before
 
 
-def folded_batch_norms(model: nn.Module) -> nn.Module:
-    """A copy with every BatchNorm folded into its convolution."""
-    if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
-        return fuse(model)  # type: ignore[no-any-return]
-    return copy.deepcopy(model)
+class _Tracer(torch.fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SparseModule) or super().is_leaf_module(m, module_qualified_name)
+
+
+def fold_batch_norms_(model: nn.Module) -> nn.Module:
+    """Every BatchNorm that follows a dense convolution, folded into it in place."""
+    modules = dict(model.named_modules())
+    if not any(isinstance(m, nn.BatchNorm2d) for m in modules.values()):
+        return model
+    for node in _Tracer().trace(model).nodes:
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(norm, nn.BatchNorm2d) and node.args[0].op == "call_module":
+            before = node.args[0]
+            layer = modules[str(before.target)]
+            if isinstance(layer, nn.Conv2d) and len(before.users) == 1:
+                model.set_submodule(str(before.target), fuse_conv_bn_eval(layer, norm))
+                model.set_submodule(str(node.target), nn.Identity())
+    return model
 
 
 def channels_last(model: nn.Module, x: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:

@@ -24,7 +24,7 @@ from torch import nn
 import sparse_triton as st
 from autotune.budget import Budget
 from autotune.timing import interleaved, timer_for
-from benchmarks.dense_models import BASELINE, Forward, dense_calls, forward
+from benchmarks.dense_models import BASELINE, Forward, dense_calls, fold_batch_norms_, forward
 from benchmarks.networks import Network
 from sparse_triton.choose import choose
 from sparse_triton.device import Device
@@ -59,6 +59,7 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
     device, before = x.device, _allocated(x.device)
     sparse = copy.deepcopy(dense)
     report = st.sparsify_(sparse, _config(options), example_inputs=x)
+    fold_batch_norms_(sparse)  # of the layers that stay dense, as in the dense networks
     tuning = _tune(sparse, x, options)
     ran = choices(sparse, x)
     calls = {OURS: forward(sparse, x)}

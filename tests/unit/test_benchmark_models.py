@@ -12,11 +12,12 @@ from torch import nn
 
 from benchmarks import models, models_command, models_report
 from benchmarks.__main__ import main
-from benchmarks.dense_models import folded_batch_norms
+from benchmarks.dense_models import fold_batch_norms_
 from benchmarks.models import OURS, Options, row
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.networks.weights import drawn_pattern, normal_values, set_weight
-from sparse_triton.nn import SparseLinear
+from sparse_triton import SparsifyConfig, sparsify_
+from sparse_triton.nn import SparseLinear, SparseModule
 
 
 def small() -> nn.Sequential:
@@ -51,15 +52,22 @@ def test_a_wrong_result_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         row("small", small(), torch.randn(1, 64, 256), Options(budget=None))
 
 
-def test_batch_norms_of_the_baseline_are_folded() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()).eval()
-    nn.init.uniform_(model[1].running_mean)
-    before = copy.deepcopy(model.state_dict())
-    folded = folded_batch_norms(model)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    x = torch.randn(1, 3, 5, 5)
-    torch.testing.assert_close(folded(x), model(x))
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+def test_batch_norms_are_folded_around_sparse_layers_too() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32), nn.ReLU(),
+    ).eval().requires_grad_(False)  # fmt: skip
+    for norm in (model[1], model[4]):
+        nn.init.uniform_(norm.running_mean)
+    set_weight(model[3], normal_values(drawn_pattern(32, 32, seed=0), seed=0))
+    x = torch.randn(1, 3, 7, 7)
+    expected = model(x)
+    sparse = copy.deepcopy(model)
+    sparsify_(sparse, SparsifyConfig(min_gain=0.0))
+    for folded in (fold_batch_norms_(copy.deepcopy(model)), fold_batch_norms_(sparse)):
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+        torch.testing.assert_close(folded(x), expected)
+    assert sum(isinstance(m, SparseModule) for m in sparse.modules()) == 1
 
 
 def test_the_command_writes_json_and_picture(
