@@ -63,25 +63,34 @@ def fused_code(graph: fx.Graph, fusions: list[Fusion]) -> Code:
 
 def why_not_rewritten(module: Module) -> str:
     """Why a module's class cannot be replaced by a subclass; "" where it can."""
-    cls = type(module)
-    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
+    cls = unfused(type(module))
+    own = {name for c in cls.__mro__[:-1] for name in vars(c)}
+    if own & {"__reduce__", "__reduce_ex__"}:
         return "its class has its own way of being copied"
+    if "__init_subclass__" in own:
+        return "its class takes note of subclasses"
     if cls.__module__.startswith("torch.jit") or isinstance(module, torch.jit.ScriptModule):
         return "it is a compiled script"
     return ""
 
 
 def rewrite(module: Module, code: Code) -> None:
-    module.__class__ = fused_class(type(module), code)  # type: ignore[arg-type]
+    module.__class__ = fused_class(unfused(type(module)), code)
 
 
 def restore(module: Module) -> bool:
     """Give a rewritten module its own class back; False for any other module."""
-    base = getattr(type(module), "fused_from", None)
-    if base is None:
+    base = unfused(type(module))
+    if base is type(module):
         return False
     module.__class__ = base
     return True
+
+
+def unfused(cls: type) -> type:
+    """The class that a rewritten one was made of; any other itself."""
+    base: type = getattr(cls, "fused_from", cls)
+    return base
 
 
 @functools.cache
@@ -99,7 +108,7 @@ def fused_class(base: type, code: Code) -> type:
         "__doc__": base.__doc__,
         "__reduce_ex__": _reduce,
     }
-    return type(base.__name__, (base,), members)
+    return type(base)(base.__name__, (base,), members)
 
 
 def _reduce(self: Any, protocol: int) -> tuple[Any, ...]:

@@ -6,14 +6,20 @@ they are, and a model needs no traceable root: each block that can be traced is.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import inspect
+import sys
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import fx
 
 Module = torch.nn.Module
+_tracing = threading.Lock()
+_ASK_OF_ALL = ("torch.fx", "torch._", "torch.overrides", "torch.utils", "torch.nn.parameter")
 
 
 class _Shallow(fx.Tracer):
@@ -27,8 +33,8 @@ def shallow_graph(module: Module) -> fx.Graph | str:
     """The graph of ``module.forward`` as it is in eval mode, or why there is none.
 
     A graph stands for the forward only where it takes the same path for all inputs. So a forward
-    with optional arguments (None or not decides a path), with branches on values, or with tensors
-    made inside is refused.
+    with optional arguments (None or not decides a path), with branches on values or their types, or
+    with tensors made inside is refused.
     """
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
@@ -37,7 +43,7 @@ def shallow_graph(module: Module) -> fx.Graph | str:
         p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters
     ):
         return "its forward has optional arguments"
-    with _unchanged(module):
+    with _unchanged(module), _typeless():
         try:
             graph = _Shallow().trace(module)
         except Exception as e:  # the module's own code runs on proxies: anything may come
@@ -64,3 +70,23 @@ def _unchanged(module: Module) -> Iterator[None]:
             before[name].update(table)
         module.__dict__.clear()
         module.__dict__.update(before)
+
+
+@contextlib.contextmanager
+def _typeless() -> Iterator[None]:
+    """``isinstance`` of a traced value raises: a proxy is no tensor, tuple or whatever it stands
+    for, so the answer would silently decide a path. PyTorch's own questions are answered."""
+
+    def asked(obj: Any, classes: Any) -> bool:
+        if issubclass(type(obj), fx.Proxy):
+            asker = sys._getframe(1).f_globals.get("__name__", "")
+            if not asker.startswith(_ASK_OF_ALL):
+                raise fx.proxy.TraceError("the type of a value decides a path")
+        return answer(obj, classes)
+
+    with _tracing:
+        answer, builtins.isinstance = builtins.isinstance, asked
+        try:
+            yield
+        finally:
+            builtins.isinstance = answer

@@ -140,6 +140,14 @@ class Branches(Net):
         return self.relu(y) if x.sum() > 0 else y
 
 
+class AsksType(Net):
+    """As some networks do: one image, or a list of feature maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2.0 if isinstance(x, Tensor) else x
+        return self.relu(self.a(y))
+
+
 class Remembers(Net):
     def forward(self, x: Tensor) -> Tensor:
         self.last = x
@@ -149,6 +157,7 @@ class Remembers(Net):
 NO_GRAPH: dict[type[Net], tuple[Forward, Forward]] = {
     Optional_: (lambda s, x: s.relu(s.a(x)),) * 2,
     MakesTensors: (lambda s, x: s.relu(s.a(x)) + 1.0,) * 2,
+    AsksType: (lambda s, x: s.relu(s.a(x + x)),) * 2,
     Branches: (lambda s, x: s.relu(s.a(x)), lambda s, x: s.a(x)),
 }
 
@@ -161,6 +170,18 @@ def test_forwards_that_are_not_one_graph(cls: type[Net]) -> None:
         assert report["a"].decision == "sparse" and report["a"].fused == ()
         for x, meant in zip((X.abs(), -X.abs()), NO_GRAPH[cls], strict=True):
             assert right(sparse(x), net(meant), x)
+
+
+def test_converted_twice() -> None:
+    """What the first call left is fused by the second, and one way back undoes both."""
+    model = net(lambda s, x: F.relu(s.b(F.relu(s.a(x) + x)) + x))
+    with torch.no_grad():
+        sparse, first = sparsify(model, ANY, filter_fn=lambda name, layer: name == "a")
+        twice, second = sparsify(sparse, ANY)
+        assert first["a"].fused == second["b"].fused == ("residual", "relu")
+        assert right(twice(X), model)
+        densify_(twice)
+        assert type(twice) is type(model) and torch.equal(twice(X), model(X))
 
 
 def test_tracing_leaves_no_trace() -> None:
