@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,16 +10,18 @@ import torch
 
 from sparse_triton import weights
 from sparse_triton.call import Call
-from sparse_triton.check import check_call
 from sparse_triton.choose import Choice, choose
 from sparse_triton.config import KernelConfig
+from sparse_triton.conv_call import ConvCall
 from sparse_triton.device import Device
 from sparse_triton.errors import ShapeError
-from sparse_triton.executor import problem_of
-from sparse_triton.kernels import FAMILIES
+from sparse_triton.executor import AnyCall, problem_of
+from sparse_triton.filter import SparseFilter
+from sparse_triton.geometry import geometry_of, pool_of
+from sparse_triton.kernels import families_of
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import why_not
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import Problem
 from sparse_triton.records import Entry, Key
 from sparse_triton.roofline import Peak, at_best_us, peak_of
 from sparse_triton.store import default_store
@@ -47,7 +50,7 @@ class Candidate:
 class Explanation:
     """What ``explain`` found. ``str()`` is a readable table, ``to_dict()`` plain JSON values."""
 
-    problem: SpmmProblem
+    problem: Problem
     device: Device
     choice: Choice
     candidates: tuple[Candidate, ...]
@@ -89,14 +92,33 @@ def _us(time: float | None) -> str:
 
 
 def explain(
-    W: SparseMatrix | torch.Tensor, X_or_N: torch.Tensor | int, *, token_major: bool = False
+    W: SparseMatrix | SparseFilter | torch.Tensor,
+    X_or_N: torch.Tensor | int,
+    *,
+    token_major: bool = False,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    activation: str | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    pool: str | None = None,
+    pool_kernel: int | Sequence[int] = 2,
+    pool_stride: int | Sequence[int] | None = None,
+    pool_padding: int | Sequence[int] = 0,
 ) -> Explanation:
-    """Why ``spmm(W, X)`` (or ``linear(X, W)`` with ``token_major``) runs as it does.
+    """Why ``spmm(W, X)`` (``linear(X, W)`` with ``token_major``), or ``conv2d(X, W)``, runs as it
+    does.
 
-    W         as for ``spmm``
-    X_or_N    X, or its number of columns N; then X is taken to have W's dtype and device
+    W         as for ``spmm``, or as for ``conv2d``
+    X_or_N    X; for a product also its number of columns N, then X has W's dtype and device
+    bias, residual, activation
+              of the call: another epilogue is another problem in the store
+    stride, padding, dilation, groups, pool, ...
+              of a convolution, as for ``conv2d`` and ``conv2d_pool``; pool None: no pool
     Nothing is launched, compiled or tuned: estimates come from a roofline, times from the store.
-    Raises    as ``spmm`` does for arguments that do not fit.
+    Raises    as ``spmm`` and ``conv2d`` do for arguments that do not fit.
 
     >>> import torch
     >>> explanation = explain(torch.eye(64), 128)
@@ -105,15 +127,30 @@ def explain(
     ... ]
     True
     """
+    if isinstance(W, SparseFilter) or (isinstance(W, torch.Tensor) and W.ndim == 4):
+        prepared = weights.as_filter(W, groups)
+        found = None if pool is None else pool_of(pool, pool_kernel, pool_stride, pool_padding)
+        geometry = geometry_of(prepared.kernel, stride, padding, dilation, groups, found)
+        if not isinstance(X_or_N, torch.Tensor):
+            raise ShapeError(f"a convolution needs X [B, C, H, W], got {X_or_N!r}")
+        if X_or_N.ndim == 3:
+            X_or_N, residual = X_or_N[None], None if residual is None else residual[None]
+        call = ConvCall(X_or_N, bias, residual, activation, geometry)
+        return _explained(prepared.matrix, call)
     matrix = weights.as_matrix(W)
     X = _like_x(matrix, X_or_N, token_major)
-    call = Call(X, None, None, None, token_major)
-    check_call(matrix.shape, *call)
-    where = matrix.device if X.device.type == "meta" else X.device
+    return _explained(matrix, Call(X, bias, residual, activation, token_major))
+
+
+def _explained(matrix: SparseMatrix, call: AnyCall) -> Explanation:
+    call.check(matrix.shape)
+    where = matrix.device if call.X.device.type == "meta" else call.X.device
     problem, device, peak = problem_of(matrix, call), Device.of(where), peak_of(where)
     choice = choose(problem, matrix.pattern_hash, device)
     entry = default_store().get(Key(problem, matrix.pattern_hash), device)
-    candidates = tuple(_candidate(name, problem, device, choice, entry, peak) for name in FAMILIES)
+    candidates = tuple(
+        _candidate(name, problem, device, choice, entry, peak) for name in families_of(problem)
+    )
     return Explanation(problem, device, choice, candidates, peak)
 
 
@@ -128,7 +165,7 @@ def _like_x(W: SparseMatrix, X_or_N: torch.Tensor | int, token_major: bool) -> t
 
 
 def _candidate(
-    name: str, problem: SpmmProblem, device: Device, choice: Choice, entry: Entry | None, peak: Peak
+    name: str, problem: Problem, device: Device, choice: Choice, entry: Entry | None, peak: Peak
 ) -> Candidate:
     config, measured = _best_known(name, problem, device, choice, entry)
     reason = why_not(problem, config, device)
@@ -150,7 +187,7 @@ def _preference(choice: Choice) -> str:
 
 
 def _best_known(
-    name: str, problem: SpmmProblem, device: Device, choice: Choice, entry: Entry | None
+    name: str, problem: Problem, device: Device, choice: Choice, entry: Entry | None
 ) -> tuple[KernelConfig, float | None]:
     """The family's configuration to speak of, and its measured time if it has one."""
     if choice.config.kernel == name:
@@ -162,7 +199,7 @@ def _best_known(
         mine = [(config, us) for config, us in timed if config.kernel == name]
         if mine:
             return min(mine, key=lambda pair: pair[1])
-    family = FAMILIES[name]
+    family = families_of(problem)[name]
     if family.device_kind not in (device.kind, "any"):
         return KernelConfig(name), None
     return family.default_config(problem, device), None

@@ -11,8 +11,8 @@ import torch
 import sparse_triton as st
 from sparse_triton.config import KernelConfig
 from sparse_triton.errors import DtypeError, InputError, ShapeError
-from sparse_triton.kernels import FAMILIES
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.kernels import CONV_FAMILIES, FAMILIES
+from sparse_triton.problem import ConvProblem, SpmmProblem
 from sparse_triton.records import Best, Entry, Key, Timing, Trial
 from sparse_triton.roofline import Peak, at_best_us
 from sparse_triton.store import default_store
@@ -97,3 +97,20 @@ def test_the_estimate_is_the_larger_of_flop_and_bytes() -> None:
     assert at_best_us(problem, "gather", memory_bound) == activations + 6 * 1000
     assert at_best_us(problem, "unrolled", memory_bound) == activations + 16 * 1000
     assert at_best_us(problem, "dense", memory_bound) == activations + 4 * 100 * 200
+
+
+def test_a_convolution_is_explained_as_it_is_called() -> None:
+    w = torch.randn(6, 4, 3, 3) * (torch.rand(6, 4, 3, 3) < 0.1)
+    X, bias = torch.randn(2, 4, 9, 9), torch.randn(6)
+    found = st.explain(w, X, bias=bias, activation="relu", padding=1, pool="max")
+    problem = found.problem
+    assert isinstance(problem, ConvProblem) and problem.pool is not None and problem.epilogue.bias
+    assert [c.family for c in found.candidates] == list(CONV_FAMILIES)
+    assert [c.family for c in found.candidates if c.why_not is None] == ["cpu"]
+    assert "conv 3x3 4->6 on 9x9 + max pool 2x2" in str(found)
+    json.dumps(found.to_dict())
+    prepared = st.SparseFilter.from_dense(w)
+    assert st.explain(prepared, X[0], stride=2).problem.batch == 1
+    assert isinstance(st.explain(w[:, :, :1, :1], X).problem, SpmmProblem)
+    with pytest.raises(ShapeError, match=r"a convolution needs X \[B, C, H, W\], got 7"):
+        st.explain(prepared, 7)
