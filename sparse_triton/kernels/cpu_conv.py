@@ -37,8 +37,9 @@ from sparse_triton.problem import ConvProblem, taps
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
-SLAB_BYTES = 256 * 1024  # of one task: half of a core's second cache
-NEAR_BYTES = 48 * 1024  # of x that one group reads for a register tile
+SLAB_BYTES = 512 * 1024  # of one task: half of a core's second cache
+FEW_PIXELS = 256  # of a tile, below which packing its slab counts
+NEAR_BYTES = 32 * 1024  # of x that one group reads for a register tile
 GROUP_ENTRIES = 10  # non-zeros a row should have in a group, to pay for another start
 MAX_WIDTH = 128  # pixels of one register tile
 POOL_CODE = {None: 0, "max": 1, "avg": 2}
@@ -132,11 +133,11 @@ class CpuConv(Family[ConvProblem]):
             tile_rows = ceil_div(tile_rows, 2)
         N_blocks = ceil_div(y_h, tile_rows)
         tasks = N_blocks * max(1, problem.batch)
-        while tasks < 2 * device.cores and tile_rows > 4:
+        while tasks < 2 * device.cores and tile_rows * problem.Q > FEW_PIXELS:
             tile_rows = ceil_div(tile_rows, 2)
             N_blocks = ceil_div(y_h, tile_rows)
             tasks = N_blocks * max(1, problem.batch)
-        M_blocks = 1 if tasks >= 2 * device.cores else ceil_div(4 * device.cores, max(1, tasks))
+        M_blocks = 1 if tasks >= device.cores else ceil_div(2 * device.cores, tasks)
         if problem.pool is not None:  # the finished maps of a row block wait for their pool
             maps = 4 * problem.M * _map_rows(problem, tile_rows) * problem.Q
             M_blocks = max(M_blocks, ceil_div(maps, SLAB_BYTES))
@@ -190,7 +191,6 @@ class CpuConvKernel:
     def bind(self, device: torch.device) -> Run:
         serial, parallel = load_kernel()
         arguments, workers = self._arguments(), self._workers()
-        row_major = self.plan.problem.y_layout == "row"
 
         def run(
             X: torch.Tensor,
@@ -198,8 +198,8 @@ class CpuConvKernel:
             bias: torch.Tensor | None,
             residual: torch.Tensor | None,
         ) -> None:
-            direct = row_major and Y.dtype == torch.float32
-            y = Y if direct else torch.empty(Y.shape, dtype=torch.float32)
+            wide = Y.dtype == torch.float32
+            y = Y if wide else torch.empty_like(Y, dtype=torch.float32)
             X = X.float()
             bias = None if bias is None else bias.float()
             residual = None if residual is None else residual.float().contiguous()
@@ -209,7 +209,7 @@ class CpuConvKernel:
                 0 if residual is None else residual.data_ptr(),
                 *arguments,
             )  # fmt: skip
-            if not direct:
+            if not wide:
                 Y.copy_(y)
 
         return run
@@ -223,6 +223,7 @@ class CpuConvKernel:
             p.padding[0], p.padding[2], self.plan.config.Gy,
             ACTIVATION_CODE[p.epilogue.activation],
             slab.tile_rows, slab.rows, slab.width, slab.map_rows, *p.y_size,
+            p.y_strides[2],
             POOL_CODE[None if pool is None else pool.kind], *(windows or (0,) * 6),
         )  # fmt: skip
         offsets = slab.offsets[packed.columns]

@@ -39,13 +39,52 @@ def store_segments(sums, to, segments, count):  # type: ignore[no-untyped-def]
             j += 1
 
 
+@njit(nogil=True)
+def store_turned(sums, room, rows, block, to, M, segments, count):  # type: ignore[no-untyped-def]
+    """Channels-last pixels at ``to`` = the sums of a whole row block, ``room`` elements a row.
+
+    Rows go by lines: 16 rows of sums stay in the nearest cache while their pixels are stored.
+    """
+    block_m = rows.shape[1]
+    for first in range(0, block_m, LINE):
+        last = min(first + LINE, block_m)
+        for k in range(count):
+            a = carray(floats(sums + 4 * segments[k, 0]), (block_m * room,))
+            y = carray(floats(to + 4 * segments[k, 1] * M), (segments[k, 2] * M,))
+            for j in range(segments[k, 2]):
+                for i in range(first, last):
+                    row = rows[block, i]
+                    if row >= 0:
+                        y[j * M + row] = a[i * room + j]
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def _larger(v, largest):  # type: ignore[no-untyped-def]
+    """NaN is the largest of all."""
+    return v if v > largest or v != v else largest
+
+
 @njit(nogil=True, error_model="numpy")
-def pool_rows(map_, width, p, P, Q, y, first, last, y_w, pool, line):  # type: ignore[no-untyped-def]
-    """Rows ``first`` .. ``last`` of one pooled map [., y_w] at y.
+def _join(out, start, stop, line, first, step, kind):  # type: ignore[no-untyped-def]
+    """out[u] = the larger of out[u] and line[first + u * step], or their sum."""
+    if kind == AVG:
+        for u in range(start, stop):
+            out[u] += line[first + u * step]
+    elif step == 2:  # a constant step is vector work
+        for u in range(start, stop):
+            out[u] = _larger(line[first + 2 * u], out[u])
+    else:
+        for u in range(start, stop):
+            out[u] = _larger(line[first + u * step], out[u])
+
+
+@njit(nogil=True, error_model="numpy")
+def pool_rows(map_, width, p, P, Q, y, first, last, y_w, y_n, pool, line):  # type: ignore[no-untyped-def]
+    """Rows ``first`` .. ``last`` of one pooled map [., y_w] at y, pixels y_n elements apart.
 
     map_   the finished pixels from row p on, ``width`` elements a row of Q pixels
     pool   kind (1: max, 2: avg), kernel, stride and padding as pairs
-    line   scratch of one window row
+    line   scratch of Q and y_w elements
     Windows are joined over their rows first, which is vector work, then along the row.
     """
     kind, kernel_h, kernel_w, step_h, step_w = pool[0], pool[1], pool[2], pool[3], pool[4]
@@ -64,16 +103,19 @@ def pool_rows(map_, width, p, P, Q, y, first, last, y_w, pool, line):  # type: i
                     joined[q] += row[q]
             else:
                 for q in range(Q):
-                    v, largest = row[q], joined[q]
-                    joined[q] = v if v > largest or v != v else largest  # NaN stays
-        out = carray(floats(y + 4 * t * y_w), (y_w,))
+                    joined[q] = _larger(row[q], joined[q])
+        to = y + 4 * t * y_w * y_n
+        out = carray(floats(to if y_n == 1 else line + 4 * Q), (y_w,))
         for u in range(y_w):
-            left, right = max(0, u * step_w - pad_w), min(Q, u * step_w - pad_w + kernel_w)
-            result = joined[left]
-            for q in range(left + 1, right):
-                v = joined[q]
-                if kind == AVG:
-                    result += v
-                elif v > result or v != v:
-                    result = v
-            out[u] = result / size if kind == AVG else result
+            out[u] = np.float32(0.0) if kind == AVG else np.float32(-np.inf)
+        for k in range(kernel_w):
+            u = max(0, (pad_w - k + step_w - 1) // step_w)
+            stop = min(y_w, (Q - 1 - k + pad_w) // step_w + 1)
+            _join(out, u, stop, joined, k - pad_w, step_w, kind)
+        if kind == AVG:
+            for u in range(y_w):
+                out[u] /= size
+        if y_n != 1:
+            pixels = carray(floats(to), (y_w * y_n,))
+            for u in range(y_w):
+                pixels[u * y_n] = out[u]

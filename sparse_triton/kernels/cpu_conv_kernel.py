@@ -15,28 +15,40 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit, prange  # type: ignore[attr-defined]
 
-from sparse_triton.kernels.cpu_conv_finish import add_segments, pool_rows, store_segments
+from sparse_triton.kernels.cpu_conv_finish import (
+    add_segments,
+    pool_rows,
+    store_segments,
+    store_turned,
+)
 from sparse_triton.kernels.cpu_epilogue import LINE, activate
 from sparse_triton.kernels.cpu_kernel import MAX_WIDTH, multiply, padded_width, sources
-from sparse_triton.kernels.cpu_vector import copy_line, floats, take_ticket
+from sparse_triton.kernels.cpu_vector import copy_every_other, copy_line, floats, take_ticket
+
+HALF_LINE = LINE // 2
 
 
 @njit(nogil=True)
-def _pack_row(to, source, width, first, step, extent, x_w):  # type: ignore[no-untyped-def]
-    """to[j] = row[first + j * step] where that lies in 0 .. extent, else 0; x_w elements apart."""
-    start = min(width, max(0, (step - 1 - first) // step))
-    stop = max(start, min(width, (extent - 1 - first) // step + 1))
+def _pack_row(to, width, start, stop, source, step, x_w):  # type: ignore[no-untyped-def]
+    """to[j] = source[j * step] for start <= j < stop, else 0; elements are x_w apart.
+
+    Rows are short: what is left after whole vectors costs more than they do.
+    """
     out = carray(floats(to), (width,))
     for j in range(start):
         out[j] = 0.0
     j = start
-    if step == 1 and x_w == 1:
+    if x_w == 1 and step == 1:
         while j + LINE <= stop:
-            copy_line(to + 4 * j, source + 4 * (first + j))
+            copy_line(to + 4 * j, source + 4 * j)
             j += LINE
-    row = carray(floats(source), (extent * x_w,))
+    elif x_w == 1 and step == 2:
+        while j + HALF_LINE < stop:
+            copy_every_other(to + 4 * j, source + 8 * j)
+            j += HALF_LINE
+    row = carray(floats(source), (stop * step * x_w,))
     while j < stop:
-        out[j] = row[(first + j * step) * x_w]
+        out[j] = row[j * step * x_w]
         j += 1
     for j in range(stop, width):
         out[j] = 0.0
@@ -51,21 +63,21 @@ def _pack_slab(  # type: ignore[no-untyped-def]
     Channels go by lines, so that each line of a channels-last image is fetched once.
     """
     count = len(phases)
-    for first in range(0, C, LINE):
+    for line in range(0, C, LINE):
         for f in range(count):
+            first = phases[f, 1] - left  # column of the image at j = 0; negative in the padding
+            start = min(width, max(0, (step_w - 1 - first) // step_w))
+            stop = max(start, min(width, (W - 1 - first) // step_w + 1))
             for i in range(rows):
                 h = (first_row + i) * step_h + phases[f, 0] - top
-                for c in range(first, min(first + LINE, C)):
+                inside = 0 <= h < H
+                source = x + 4 * (h * x_h + first * x_w)
+                for c in range(line, min(line + LINE, C)):
                     to = slab + 4 * ((c * count + f) * rows + i) * width
-                    if 0 <= h < H:
-                        _pack_row(
-                            to, x + 4 * (c * x_c + h * x_h), width, phases[f, 1] - left,
-                            step_w, W, x_w,
-                        )  # fmt: skip
+                    if inside:
+                        _pack_row(to, width, start, stop, source + 4 * c * x_c, step_w, x_w)
                     else:
-                        out = carray(floats(to), (width,))
-                        for j in range(width):
-                            out[j] = 0.0
+                        _pack_row(to, width, 0, 0, source, step_w, x_w)
 
 
 @njit(nogil=True)
@@ -88,16 +100,17 @@ def _cut(segments, first, width, row_width, Q):  # type: ignore[no-untyped-def]
 @njit(nogil=True)
 def _run_block(  # type: ignore[no-untyped-def]
     slab, offsets, values, starts, rows, sums, block, groups, width, padded,
-    y, bias, residual, image, segments, count, maps, map_width, activation,
+    y, y_n, bias, residual, image, segments, count, maps, map_width, activation,
 ):  # fmt: skip
     """One row block times the register tile at ``slab``, group by group.
 
     y, residual  address of the tile's first pixel in row 0 of the image, or 0; ``image`` elements
-                 between rows
+                 between rows, y_n between pixels of y
     maps         with a pool: where the finished pixels are kept, ``map_width`` a row; else 0
     """
     block_m = rows.shape[1]
-    room = padded if groups > 1 else 0  # one group: every row reuses one accumulator
+    turned = y_n != 1 and maps == 0
+    room = padded if groups > 1 or turned else 0  # else every row reuses one accumulator
     for g in range(groups):
         for i in range(block_m):
             row = rows[block, i]
@@ -124,8 +137,10 @@ def _run_block(  # type: ignore[no-untyped-def]
                 a = carray(floats(out), (width,))
                 for j in range(width):
                     to[j] = a[j]
-            else:
+            elif not turned:
                 store_segments(out, y + 4 * row * image, segments, count)
+    if turned:
+        store_turned(sums, room, rows, block, y, y_n, segments, count)
 
 
 @njit(nogil=True)
@@ -138,14 +153,14 @@ def _work(counter, x, y, bias, residual, offsets, values, starts, rows, phases, 
     x_c, x_h, x_w, step_h, step_w = shape[7], shape[8], shape[9], shape[10], shape[11]
     top, left, groups, activation = shape[12], shape[13], shape[14], shape[15]
     tile_rows, slab_rows, slab_width, map_rows = shape[16], shape[17], shape[18], shape[19]
-    y_h, y_w, pool = shape[20], shape[21], shape[22:29]
+    y_h, y_w, y_n, pool = shape[20], shape[21], shape[22], shape[23:30]
     pooling = pool[0] != 0
     blocks, block_m = rows.shape
     tiles = (y_h + tile_rows - 1) // tile_rows
     slab_size = C * len(phases) * slab_rows * slab_width + MAX_WIDTH + LINE
     map_width = map_rows * slab_width if pooling else 0
-    kept = block_m if groups > 1 else 1
-    line_width = slab_width if pooling else 0
+    kept = block_m if groups > 1 or y_n != 1 else 1
+    line_width = slab_width + y_w if pooling else 0
     scratch = np.empty(
         slab_size + kept * MAX_WIDTH + block_m * map_width + line_width + 2 * LINE, np.float32
     )
@@ -176,13 +191,14 @@ def _work(counter, x, y, bias, residual, offsets, values, starts, rows, phases, 
                 x_c, x_h, x_w, step_h, step_w, top, left,
             )  # fmt: skip
         length = (stop - p - 1) * slab_width + Q if stop > p else 0
-        to, plus = y + 4 * (b * M * y_h * y_w + p * Q), residual + 4 * (b * M * P + p) * Q
+        image = y + 4 * b * M * y_h * y_w
+        plus = residual + 4 * (b * M * P + p) * Q if residual != 0 else 0
         for n in range(0, length, MAX_WIDTH):
             width = min(MAX_WIDTH, length - n)
             _run_block(
                 slab + 4 * n, offsets.ctypes.data, values.ctypes.data, starts, rows, sums, block,
-                groups, width, padded_width(width), to, bias, plus if residual != 0 else 0, P * Q,
-                segments, _cut(segments, n, width, slab_width, Q),
+                groups, width, padded_width(width), image + 4 * p * Q * y_n, y_n, bias, plus,
+                P * Q, segments, _cut(segments, n, width, slab_width, Q),
                 maps + 4 * n if pooling else 0, map_width, activation,
             )  # fmt: skip
         if pooling:
@@ -191,7 +207,8 @@ def _work(counter, x, y, bias, residual, offsets, values, starts, rows, phases, 
                 if row >= 0:
                     pool_rows(
                         maps + 4 * i * map_width, slab_width, p, P, Q,
-                        y + 4 * (b * M + row) * y_h * y_w, first, last, y_w, pool, line,
+                        image + 4 * row * (y_h * y_w if y_n == 1 else 1), first, last, y_w, y_n,
+                        pool, line,
                     )  # fmt: skip
 
 

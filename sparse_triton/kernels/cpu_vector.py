@@ -160,6 +160,22 @@ def _copy_line(context, to, source):  # type: ignore[no-untyped-def]
     return types.void(types.int64, types.int64), codegen
 
 
+def _copy_every_other(context, to, source):  # type: ignore[no-untyped-def]
+    """8 floats, every other one of the 16 at ``source``."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        to, source = arguments
+        whole, half = ir.VectorType(FLOAT, 16), ir.VectorType(FLOAT, 8)
+        value = builder.load(builder.inttoptr(source, whole.as_pointer()))
+        value.align = 4
+        even = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(0, 16, 2)))
+        picked = builder.shuffle_vector(value, ir.Constant(whole, ir.Undefined), even)
+        builder.store(picked, builder.inttoptr(to, half.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
 def _power_of_two(context, rounded):  # type: ignore[no-untyped-def]
     """2**n as a float from ``1.5 * 2**23 + n``, -127 <= n <= 128; the ends give 0 and infinity."""
 
@@ -187,6 +203,7 @@ def _prefetch(write: bool) -> Any:
     return intrinsic(prefetch)
 
 
+copy_every_other: Any = intrinsic(_copy_every_other)
 copy_line: Any = intrinsic(_copy_line)
 floats: Any = intrinsic(_floats)
 power_of_two: Any = intrinsic(_power_of_two)
