@@ -11,6 +11,7 @@ from torch import nn
 
 from sparse_triton.convert.guard import refuse_save_pretrained
 from sparse_triton.convert.install import install_
+from sparse_triton.convert.read import kind_of
 from sparse_triton.errors import FileFormatError, InputError, SparseTritonError
 from sparse_triton.io.layout import State
 from sparse_triton.matrix import SparseMatrix
@@ -125,7 +126,7 @@ def _sparse(model: nn.Module, name: str, description: dict[str, Any], state: Sta
 def _check_replaced(name: str, layer: nn.Module, sparse: SparseModule) -> None:
     dense = getattr(layer, "weight", None)
     mine = _facts(dense) if isinstance(dense, torch.Tensor) else "without a weight"
-    theirs = _facts(sparse.weight)
+    theirs = _facts(sparse.weight.T if kind_of(layer) == "conv1d" else sparse.weight)
     if mine != theirs:
         raise InputError(f"{name}.weight is {theirs} in the file, {mine} in the model")
 

@@ -58,3 +58,32 @@ def rewritten(path: Path, change: Callable[[dict], object]) -> Path:
         document.pop(name) if document[name] == getattr(container, name.upper()) else None
     container.write(path, document, tensors)
     return path
+
+
+class Block(nn.Module):
+    """A residual block as networks have it, with a pool and tokens after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(32)
+        self.relu = nn.ReLU()
+        self.pool = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(32, 32, 1)
+        self.bn2 = nn.BatchNorm2d(32)
+        self.grouped = nn.Conv2d(32, 32, 3, padding=1, groups=2)
+        self.fc = nn.Linear(32 * 16, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.pool(self.relu(self.bn1(self.conv1(x))))
+        y = self.relu(y + self.bn2(self.conv2(y)))
+        return self.relu(self.fc(self.grouped(y).flatten(1)))
+
+
+def block(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = Block()
+    for norm in (model.bn1, model.bn2):
+        nn.init.uniform_(norm.weight, 0.5, 2.0)
+        nn.init.uniform_(norm.running_mean)
+    return pruned(model).eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -17,11 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from sparse_triton import SparseMatrix, densify_, load, prune_, save, sparsify_
-from sparse_triton.convert.guard import allow_save_pretrained, refuse_save_pretrained
+from sparse_triton import SparseMatrix, load, prune_, save, sparsify_
 from sparse_triton.errors import InputError
 from sparse_triton.nn import SparseLinear
-from tests.unit.saved_models import DTYPES, converted, network, pruned, rewritten, same_state
+from tests.unit.saved_models import DTYPES, converted, network, pruned, same_state
 
 
 @st.composite
@@ -146,69 +144,6 @@ def test_models_that_do_not_fit_stay_as_they_are(tmp_path: Path, change, words: 
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-class Block(nn.Module):
-    """A residual block as networks have it, with a pool and tokens after it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(16, 32, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(32)
-        self.relu = nn.ReLU()
-        self.pool = nn.MaxPool2d(2)
-        self.conv2 = nn.Conv2d(32, 32, 1)
-        self.bn2 = nn.BatchNorm2d(32)
-        self.grouped = nn.Conv2d(32, 32, 3, padding=1, groups=2)
-        self.fc = nn.Linear(32 * 16, 64)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.pool(self.relu(self.bn1(self.conv1(x))))
-        y = self.relu(y + self.bn2(self.conv2(y)))
-        return self.relu(self.fc(self.grouped(y).flatten(1)))
-
-
-def block(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    model = Block()
-    for norm in (model.bn1, model.bn2):
-        nn.init.uniform_(norm.weight, 0.5, 2.0)
-        nn.init.uniform_(norm.running_mean)
-    return pruned(model).eval()
-
-
-def test_fused_blocks_are_fused_again(tmp_path: Path) -> None:
-    model, x = block(0), torch.randn(2, 16, 8, 8)
-    report = sparsify_(model)
-    assert "residual" in report["conv2"].fused and report["grouped"].decision == "sparse"
-    assert save(model, tmp_path / "m").packed == 4
-    fresh = block(1)
-    back = load(tmp_path / "m", fresh)
-    assert back is fresh and torch.equal(back(x), model(x))
-    assert back.conv2.fused == model.conv2.fused
-    same_state(back, model)
-    again = load(tmp_path / "m", back)  # a converted model, converted the same way
-    assert torch.equal(again(x), model(x))
-    densify_(back)
-    assert isinstance(back.fc, nn.Linear)
-
-
-def test_another_architecture_is_refused_before_anything_changes(tmp_path: Path) -> None:
-    model = block(0)
-    sparsify_(model)
-    save(model, tmp_path / "m")
-
-    class Other(Block):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.pool(self.bn1(self.conv1(x)))
-            return self.fc(self.grouped(y + self.bn2(self.conv2(y))).flatten(1))
-
-    other = Other().eval()
-    before = copy.deepcopy(other.state_dict())
-    with pytest.raises(InputError, match=r"conv\d was fused with"):
-        load(tmp_path / "m", other)
-    assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
-    assert isinstance(other.conv1, nn.Conv2d) and isinstance(other.bn1, nn.BatchNorm2d)
-
-
 def test_one_sparse_module_alone(tmp_path: Path) -> None:
     layer = SparseLinear(pruned(nn.Linear(40, 30)).weight, torch.randn(30))
     save(layer, tmp_path / "m")
@@ -240,60 +175,3 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words):
             save(state, tmp_path / "m")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
-
-
-# -- tuned configurations and transformers --------------------------------------------------------
-
-
-def test_tuned_configurations_travel_along(tmp_path: Path) -> None:
-    from autotune import tune
-    from sparse_triton.store import Store
-
-    mine, theirs = Store(tmp_path / "mine"), Store(tmp_path / "theirs")
-    model = converted(pruned(network()))
-    for W in (model[4].matrix, SparseMatrix.from_dense(torch.eye(8))):
-        tune(W, 4, store=mine, device="cpu", seconds=0.5)
-    saved = save(model, tmp_path / "m", store=mine)
-    assert saved.tuned == 1, "of the model's weights only"
-    load(tmp_path / "m", store=theirs)
-    (arrived,) = theirs.entries()
-    (origin,) = (e for e in mine.entries() if e.key == arrived.key)
-    assert arrived.best == origin.best and len(arrived.trials) == 1
-    kept = arrived.to_json().replace(origin.created, "1999")
-    theirs.put(type(arrived).from_dict(json.loads(kept)))
-    load(tmp_path / "m", store=theirs)
-    assert next(theirs.entries()).created == "1999", "what a store has stays"
-
-
-def test_the_tuner_finds_the_weights_of_a_saved_model(tmp_path: Path) -> None:
-    from autotune.weights_in import find_weights
-
-    model = converted(pruned(network()))
-    path = tmp_path / "m.safetensors"
-    save(model, path)
-    found = {w.name: w for w in find_weights(str(path))}
-    assert found.keys() == {"0.weight", "4.weight", "6.weight"}
-    assert found["4.weight"].matrix.pattern_hash == model[4].matrix.pattern_hash
-    assert found["0.weight"].kind == "conv 3x3"
-
-
-def test_configurations_of_another_version_cost_one_warning(tmp_path: Path) -> None:
-    save(pruned(network()), tmp_path / "m")
-    rewritten(tmp_path / "m", lambda d: d.update(tuned=[{"schema": 77}, 5]))
-    with pytest.warns(UserWarning, match="2 tuned configurations of the file are of another"):
-        load(tmp_path / "m")
-
-
-def test_save_pretrained_is_refused_while_sparse() -> None:
-    class Pretrained(nn.Linear):
-        def save_pretrained(self, folder: str) -> str:
-            return folder
-
-    model = nn.Sequential(Pretrained(2, 2), nn.Linear(2, 2))
-    refuse_save_pretrained(model)
-    twin = copy.deepcopy(model)
-    for m in (model, twin):
-        with pytest.raises(InputError, match=r"sparse_triton\.save"):
-            m[0].save_pretrained("x")
-    allow_save_pretrained(model)
-    assert model[0].save_pretrained("x") == "x"
