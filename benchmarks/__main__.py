@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--columns", help="N: 1,2,... (default: 1 to 32)")
     _outputs(decode)
     decode.set_defaults(command=_decode)
+    conv_cpu = commands.add_parser("conv-cpu", help="convolutions on this machine's CPU")
+    _outputs(conv_cpu)
+    conv_cpu.set_defaults(command=_conv_cpu)
     calls = commands.add_parser("host", help="host time of one eager call")
     _outputs(calls)
     calls.set_defaults(command=_host)
@@ -116,6 +119,15 @@ def _sparsity(args: argparse.Namespace) -> None:
     result = {"benchmark": "sparsity", "environment": facts, "crossovers": crossovers}
     _finish(args, {**result, "rows": rows})
     print(sparsity.table(rows))
+
+
+def _conv_cpu(args: argparse.Namespace) -> None:
+    from benchmarks import cpu_conv
+
+    rows = cpu_conv.run()
+    facts = environment(Device.of(torch.device("cpu")))
+    _finish(args, {"benchmark": "conv_cpu", "environment": facts, "rows": rows})
+    print(cpu_conv.table(rows))
 
 
 def _spmm_cpu(args: argparse.Namespace) -> None:

@@ -50,7 +50,7 @@ def _row(M: int, K: int, sparsity: float, N: int, repeats: int) -> Row:
     row["error_over_bound"] = _error_over_bound(W, X, launch(call, None), config.Gy)
     Y = torch.empty(M, N)
     calls = {**_baselines(W, X), "cpu": lambda: launch(call, Y)}
-    return row | {f"{name}_us": us for name, us in _interleaved(calls, repeats).items()}
+    return row | {f"{name}_us": us for name, us in interleaved(calls, repeats).items()}
 
 
 def _error_over_bound(W: SparseMatrix, X: torch.Tensor, Y: torch.Tensor, Gy: int) -> float:
@@ -84,7 +84,8 @@ def _baselines(W: SparseMatrix, X: torch.Tensor) -> dict[str, Callable[[], objec
     }
 
 
-def _interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """µs of each call, the least of the repeats; contestants take turns."""
     best = dict.fromkeys(calls, float("inf"))
     deadline = time.perf_counter() + ROW_SECONDS
     for i in range(repeats):

@@ -13,7 +13,7 @@ from sparse_triton.eager import is_plain
 from sparse_triton.errors import InputError
 from sparse_triton.executor import execute
 from sparse_triton.filter import SparseFilter, check_filter_shape
-from sparse_triton.geometry import geometry_of, pool_of
+from sparse_triton.geometry import geometry_of, once, pool_of
 from sparse_triton.problem import Pool
 
 Tensor = torch.Tensor
@@ -88,7 +88,7 @@ def conv2d_pool(
     tensor([[[10., 14.],
              [26., 30.]]])
     """
-    found = pool_of(pool, pool_kernel, pool_stride, pool_padding)
+    found = once(pool_of, pool, pool_kernel, pool_stride, pool_padding)
     return _call(X, W, bias, None, activation, stride, padding, dilation, groups, found)
 
 
@@ -113,8 +113,8 @@ def _call(
     traced = torch.compiler.is_compiling() and isinstance(W, Tensor)
     if not traced:
         W = weights.as_filter(W, groups)
-    shape = check_filter_shape(tuple(W.shape), groups)
-    geometry = geometry_of(shape[2:], stride, padding, dilation, groups, pool)
+    shape = check_filter_shape(tuple(W.shape), groups) if traced else W.shape
+    geometry = once(geometry_of, shape[2:], stride, padding, dilation, groups, pool)
     if isinstance(W, SparseFilter) and is_plain(X, bias, residual):
         return execute(W.matrix, ConvCall(X, bias, residual, activation, geometry))
     operands = (X, bias, residual, activation, *spelled(geometry))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
+
+import torch
 
 from sparse_triton.errors import InputError, ShapeError
 from sparse_triton.problem import Pair, Pool, pooled, slides
 
 Sides = tuple[int, int, int, int]
 PoolKind = Literal["max", "avg"]
+T = TypeVar("T")
 
 
 class Geometry(NamedTuple):
@@ -78,6 +83,19 @@ def pool_of(
             "must meet the image"
         )
     return Pool("max" if kind == "max" else "avg", window, steps, border)
+
+
+def once(make: Callable[..., T], *arguments: Any) -> T:
+    """``make(*arguments)``, remembered in eager mode: spelling out costs as much as a launch."""
+    if not torch.compiler.is_compiling():
+        with contextlib.suppress(TypeError):  # a list is not hashable
+            return cast(T, _made(make, *arguments))
+    return make(*arguments)
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _made(make: Callable[..., Any], *arguments: Any) -> Any:
+    return make(*arguments)
 
 
 def pair(name: str, value: Any, least: int) -> Pair:

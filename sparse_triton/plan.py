@@ -137,5 +137,5 @@ def _preferred_cpu_conv(problem: ConvProblem) -> tuple[str, ...]:
     elif problem.groups == problem.C:
         return ("dense",)
     else:
-        break_even = 0.8 if dtypes == {"bfloat16"} else 0.55
+        break_even = 0.75 if dtypes == {"bfloat16"} else 0.55
     return ("cpu", "dense") if problem.sparsity >= break_even else ("dense",)
