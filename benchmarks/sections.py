@@ -27,13 +27,13 @@ class Section:
             return None
         result = json.loads(path.read_text())
         facts = result["environment"]
+        driver = f", driver {facts['driver']}" if "driver" in facts else ""
         picture = ""
         if (results / f"{self.stem}.png").exists():
             picture = f"\n\n![{self.title}](../benchmarks/results/{self.stem}.png)"
         return (
-            f"### {self.title}\n\n{self.about} On one {facts['device']}, driver "
-            f"{facts.get('driver', 'unknown')}, torch {facts['torch']}, Triton {facts['triton']}; "
-            f"`python -m benchmarks {self.stem}`.\n\n{self.tables(result['rows'])}{picture}"
+            f"### {self.title}\n\n{self.about} On one {facts['device']}{driver}, torch "
+            f"{facts['torch']}, Triton {facts['triton']}; `python -m benchmarks {self.stem}`.\n\n{self.tables(result['rows'])}{picture}"
         )
 
 
@@ -47,6 +47,12 @@ def _convolutions(rows: Rows) -> str:
     from benchmarks.conv_report import details, summary
 
     return f"{summary(rows)}\n\nEvery layer, µs:\n\n{details(rows)}"
+
+
+def _cpu_convolutions(rows: Rows) -> str:
+    from benchmarks.cpu_conv import table
+
+    return table(rows)
 
 
 def _decode(rows: Rows) -> str:
@@ -73,6 +79,11 @@ SECTIONS = (
     Section(
         "convpool", "Convolution, bias, ReLU and pool in one kernel",
         "VGG-19's five pairs against the library's calls in one CUDA graph.", _convolutions,
+    ),
+    Section(
+        "conv-cpu", "Convolutions on a CPU",
+        "3x3 layers of ResNet-50 and VGG-19's pairs against PyTorch's convolution.",
+        _cpu_convolutions,
     ),
     Section(
         "decode", "Few tokens: LLM layers at decode time",
