@@ -31,10 +31,12 @@ class Section:
         picture = ""
         if (results / f"{self.stem}.png").exists():
             picture = f"\n\n![{self.title}](../benchmarks/results/{self.stem}.png)"
-        return (
-            f"### {self.title}\n\n{self.about} On one {facts['device']}{driver}, torch "
-            f"{facts['torch']}, Triton {facts['triton']}; `python -m benchmarks {self.stem}`.\n\n{self.tables(result['rows'])}{picture}"
+        where = (
+            f"On one {facts['device']}{driver}, torch {facts['torch']}, Triton {facts['triton']}; "
+            f"`python -m benchmarks {self.stem}`."
         )
+        tables = self.tables(result["rows"])
+        return f"### {self.title}\n\n{self.about} {where}\n\n{tables}{picture}"
 
 
 def _sparsity(rows: Rows) -> str:
