@@ -19,6 +19,7 @@ from autotune.compile_pool import CompilePool
 from autotune.conv_lab import lab_of
 from autotune.kernel_names import kernel_names
 from autotune.lab import quiet
+from autotune.rotation import bound
 from autotune.space import DENSE
 from autotune.worker import Built, Job, save_csr
 from sparse_triton.config import KernelConfig
@@ -165,7 +166,7 @@ class LiveBench:
         try:
             kernel = self._kernel(ready)
             with kernel_names(kernel) as names:
-                run = kernel.bind(self.device)
+                run = bound(kernel, self.problem, self.device)
             wrong = self.lab.check(run, ready.config)
             seconds = ready.seconds or time.perf_counter() - start
             trial = replace(
@@ -209,8 +210,7 @@ class LiveBench:
         if config in self.runs:
             return self.runs[config][1]
         plan = self._plan(config)
-        run: Run = plan.family.build(plan).bind(self.device)
-        return run
+        return bound(plan.family.build(plan), self.problem, self.device)
 
     def close(self) -> None:
         if self.pool is not None:

@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     conv_cpu = commands.add_parser("conv-cpu", help="convolutions on this machine's CPU")
     _outputs(conv_cpu)
     conv_cpu.set_defaults(command=_conv_cpu)
+    blocks = commands.add_parser("llama", help="a stack of Llama-style blocks at decode time")
+    blocks.add_argument("--layers", type=int, default=4)
+    blocks.add_argument("--sparsity", help="0.5,... (default: 0.5, 0.7, 0.9)")
+    blocks.add_argument("--tokens", help="sequences: 1,8,... (default: 1, 8, 16)")
+    blocks.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    blocks.set_defaults(command=_llama)
     calls = commands.add_parser("host", help="host time of one eager call")
     _outputs(calls)
     calls.set_defaults(command=_host)
@@ -182,6 +188,21 @@ def _decode(args: argparse.Namespace) -> None:
     result = {"benchmark": "decode", "environment": facts, "ceilings": ceilings.to_dict()}
     _finish(args, {**result, "rows": rows})
     print(decode_report.details(rows), decode_report.summary(rows), sep="\n\n")
+
+
+def _llama(args: argparse.Namespace) -> None:
+    from benchmarks import llama
+
+    device = torch.device("cuda")
+    rows = llama.run(
+        device,
+        llama.Model(layers=args.layers),
+        _numbers(args.sparsity, float) or llama.SPARSITIES,
+        _numbers(args.tokens, int) or llama.TOKENS,
+    )
+    facts = environment(Device.of(device))
+    _finish(args, {"benchmark": "llama", "environment": facts, "rows": rows})
+    print(llama.table(rows))
 
 
 def _numbers(text: str | None, kind: Any) -> tuple[Any, ...]:

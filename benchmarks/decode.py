@@ -16,14 +16,15 @@ import torch
 from torch.nn.functional import linear
 from tqdm.auto import tqdm
 
+from autotune.rotation import bound_copies, copies_of, in_turn
 from autotune.timing import estimate, timer_for
 from benchmarks.ceilings import Ceilings
-from benchmarks.rotation import bound_copies, copies_of, in_turn
 from sparse_triton import SparseMatrix
+from sparse_triton.call import Call
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.executor import Call, problem_of
+from sparse_triton.executor import problem_of
 from sparse_triton.plan import plan_spmm
 from sparse_triton.verify import call_ratio
 
@@ -99,7 +100,8 @@ def _ours(W: SparseMatrix, call: Call, config: KernelConfig) -> tuple[float, int
     """(µs, bytes of the weight, error over bound) of a configuration, the weight in copies."""
     problem = problem_of(W, call)
     device = call.X.device
-    runs, nbytes = bound_copies(plan_spmm(problem, config, W.csr, Device.of(device)), device)
+    plan = plan_spmm(problem, config, W.csr, Device.of(device))
+    runs, nbytes = bound_copies(plan.family.build(plan), problem, device)
     Y = torch.full((problem.N, problem.M), float("nan"), device=device, dtype=call.X.dtype)
     runs[0](call.X, Y, None, None)
     error = call_ratio(Y, W, call, config)

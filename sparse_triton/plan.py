@@ -99,17 +99,18 @@ def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
     return ("gather", "dense")
 
 
-def decode_pays(problem: SpmmProblem) -> bool:
-    """Whether a problem is bound by the bytes of a 16-bit weight, and compressing it saves enough.
-
-    Below 2**20 elements a dense product is launch time; break-even is at 35 % zeros for up to 4
-    columns, 60 % for up to 32.
-    """
-    columns = problem.N * problem.batch
+def bound_by_weight(problem: SpmmProblem) -> bool:
+    """Whether a product on a GPU takes as long as reading its 16-bit weight: few columns, and
+    2**20 elements or more (below, it takes as long as a launch)."""
     halves = problem.x_itemsize == 2 and problem.w_dtype != "float32"
-    if not halves or columns > 32 or problem.M * problem.K < 2**20:
-        return False
-    return problem.sparsity >= (0.35 if columns <= 4 else 0.6)
+    return halves and problem.N * problem.batch <= 32 and problem.M * problem.K >= 2**20
+
+
+def decode_pays(problem: SpmmProblem) -> bool:
+    """Whether compressing such a weight saves enough: break-even is at 35 % zeros for up to 4
+    columns, 60 % for up to 32."""
+    break_even = 0.35 if problem.N * problem.batch <= 4 else 0.6
+    return bound_by_weight(problem) and problem.sparsity >= break_even
 
 
 def _preferred_cpu(problem: SpmmProblem) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ class Decode(Family):
     def space(self, problem: SpmmProblem, device: Device) -> Space:
         return {
             "M_blocks": tuple(max(1, ceil_div(problem.M, m)) for m in BLOCK_ROWS),
-            "N_blocks": (1, 2, 4),
+            "N_blocks": tuple(n for n in (1, 2, 4) if n <= problem.N),
             "Gy": (1, 2, 4, 8, 16, 32, 64, 128),
             "row_blocks": ("sorted",),
             "prefetch": (2, 3, 4, 6, 8),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import triton
@@ -10,7 +11,8 @@ import triton.language as tl
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Asm, has_dependent_launch
-from sparse_triton.kernels.decode.expand import Expand, emit_expand
+from sparse_triton.kernels.decode.expand import emit_expand
+from sparse_triton.kernels.decode.expand_program import Expand
 from sparse_triton.kernels.decode.limits import expand_shape, walk_shape
 from sparse_triton.kernels.decode.pack import lists_for, starts_for
 from sparse_triton.kernels.decode.walk import Walk, emit_walk
@@ -160,7 +162,10 @@ def _expand_source(plan: Plan) -> KernelSource:
         "OUTPUTS": shape.outputs,
     }
     tiles = ceil_div(problem.N, shape.columns)
-    return _source(plan, spmm_decode_expand, constants, asm, tiles, shape.window_bytes())
+    source = _source(plan, spmm_decode_expand, constants, asm, tiles, shape.window_bytes())
+    # Two programs a multiprocessor: while one waits at a barrier the other works.
+    at_most = max(64, plan.device.registers // (2 * shape.threads))
+    return replace(source, options={**source.options, "maxnreg": min(255, at_most)})
 
 
 def _source(

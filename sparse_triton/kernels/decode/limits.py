@@ -59,18 +59,18 @@ class ExpandShape(NamedTuple):
 
     @property
     def row_bytes(self) -> int:
-        """Of the tile: 64 more than a row needs, so that two rows do not share banks."""
-        return 2 * self.chunk + 64
+        """Of a tile: 128 more than a row needs, so that rows can be shifted against each other."""
+        return 2 * self.chunk + 128
 
     @property
     def tile_bytes(self) -> int:
         return self.block_m * self.row_bytes
 
     def window_bytes(self) -> int:
-        """The tile as ``threads`` zero it, and later the sums of all warps."""
+        """Two tiles as ``threads`` zero them, and later the sums of all warps."""
         turn = 16 * self.threads
         sums = 4 * self.warps * self.block_m * self.columns
-        return max(ceil_div(self.tile_bytes, turn) * turn, sums)
+        return max(ceil_div(2 * self.tile_bytes, turn) * turn, sums)
 
 
 def block_rows(problem: SpmmProblem, config: KernelConfig) -> int:
