@@ -15,8 +15,10 @@ from sparse_triton.kernels.decode.expand import emit_expand
 from sparse_triton.kernels.decode.expand_program import Expand
 from sparse_triton.kernels.decode.limits import expand_shape, walk_shape
 from sparse_triton.kernels.decode.pack import lists_for, starts_for
+from sparse_triton.kernels.decode.stage import Way
 from sparse_triton.kernels.decode.walk import Walk, emit_walk
 from sparse_triton.kernels.epilogue import f32s, finish
+from sparse_triton.problem import SpmmProblem
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
@@ -126,12 +128,10 @@ def _walk_source(plan: Plan) -> KernelSource:
     problem, config = plan.problem, plan.config
     K, N = problem.K, problem.N
     shape = walk_shape(problem, config)
-    aligned = problem.batch == 1 or K * N % 8 == 0
-    contiguous = aligned and shape.vector == N and (problem.x_layout == "row" or N == 1)
     asm = emit_walk(
         Walk(
             K, problem.x_dtype, problem.w_dtype, shape, config.gap_bits, config.prefetch,
-            contiguous, has_dependent_launch(plan.device.arch),
+            _way(problem, shape.vector), has_dependent_launch(plan.device.arch),
         )
     )  # fmt: skip
     constants = {
@@ -142,6 +142,14 @@ def _walk_source(plan: Plan) -> KernelSource:
     }
     tiles = ceil_div(N, shape.vector)
     return _source(plan, spmm_decode, constants, asm, tiles, shape.window_bytes(K))
+
+
+def _way(problem: SpmmProblem, vector: int) -> Way:
+    K, N = problem.K, problem.N
+    token_major = problem.x_layout == "column" and N > 1
+    if vector == N and not token_major and (problem.batch == 1 or K * N % 8 == 0):
+        return "copy"
+    return "pairs" if token_major and K % 2 == 0 else "any"
 
 
 def _expand_source(plan: Plan) -> KernelSource:

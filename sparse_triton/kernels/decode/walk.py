@@ -22,17 +22,16 @@ from sparse_triton.kernels.columns import (
     Operands,
 )
 from sparse_triton.kernels.decode.limits import STATIC_SHARED_BYTES, WalkShape
+from sparse_triton.kernels.decode.stage import Stage, Way, registers, stage
 from sparse_triton.kernels.decode.steps import STEP, addresses, nonzero
-
-STAGED_AT_ONCE = 4  # loads of X in flight per thread
 
 
 @dataclass(frozen=True)
 class Walk:
     """Everything the PTX depends on.
 
-    depth       steps in registers
-    contiguous  whether the tile of X is [K][vector] in memory, 16-byte aligned
+    depth  steps in registers
+    way    how X is staged
     """
 
     K: int
@@ -41,7 +40,7 @@ class Walk:
     shape: WalkShape
     gap_bits: int
     depth: int
-    contiguous: bool
+    way: Way
     dependent_launch: bool
 
     @property
@@ -95,10 +94,10 @@ def emit_walk(walk: Walk) -> Asm:
         *([WAIT_FOR_INPUTS] if walk.dependent_launch else []),
         "mov.u32 window, anchor;",
         f"add.u32 window, window, {STATIC_SHARED_BYTES};",
-        *(
-            _copy(walk, x, thread)
-            if walk.contiguous
-            else _turn(walk, x, stride_k, stride_n, columns, thread)
+        *stage(
+            Stage(
+                walk.K, walk.vector, walk.threads, walk.way, x, stride_k, stride_n, columns, thread
+            )
         ),
         "bar.sync 0;",
         f"mad.lo.s32 at, {before}, {walk.column_bytes}, window;",
@@ -121,8 +120,8 @@ def _declare(walk: Walk) -> Iterator[str]:
     yield f".reg .b32 v<{walk.depth * 4}>, g<{walk.depth * walk.gap_words}>, a<{STEP}>;"
     yield f".reg .b32 x<{STEP * walk.loads * walk.load.words}>;"
     yield f".reg .f32 acc<{walk.vector}>, w<{STEP}>, c<{walk.vector}>, other;"
-    yield f".reg .b32 r<{4 * STAGED_AT_ONCE}>;"
-    yield f".reg .pred there<{STEP}>, have, done, in<{STAGED_AT_ONCE}>;"
+    yield from registers()
+    yield f".reg .pred there<{STEP}>, have, done;"
     yield ".reg .b32 t, zero;"
     yield "mov.b32 zero, 0;"
     yield ".reg .b16 lo, hi;"
@@ -177,78 +176,6 @@ def _multiply(walk: Walk, slot: int, j: int) -> Iterator[str]:
         for i, column in enumerate(columns):
             acc = f"acc{part * n + i}"
             yield f"@there{j} fma.rn.f32 {acc}, {column}, w{j}, {acc};"
-
-
-# -- X into shared memory --------------------------------------------------------------------------
-
-
-def _copy(walk: Walk, x: str, thread: str) -> Iterator[str]:
-    """The tile lies in memory as it will in shared memory: 16 bytes a load."""
-    chunks, rest = divmod(walk.K * walk.vector, 8)
-    if chunks:
-        yield f"mov.b32 k, {thread};"
-        yield f"setp.ge.s32 done, k, {chunks};"
-        yield f"@done bra COPIED{UID};"
-        yield f"COPY{UID}:"
-        yield f"mad.wide.u32 p, k, 16, {x};"
-        yield "mad.lo.u32 o, k, 16, window;"
-        for i in range(STAGED_AT_ONCE):
-            r = ", ".join(f"r{4 * i + j}" for j in range(4))
-            yield f"setp.lt.s32 in{i}, k, {chunks - i * walk.threads};"
-            yield f"@in{i} ld.global.v4.b32 {{{r}}}, [p+{i * 16 * walk.threads}];"
-        for i in range(STAGED_AT_ONCE):
-            r = ", ".join(f"r{4 * i + j}" for j in range(4))
-            yield f"@in{i} st.shared.v4.b32 [o+{i * 16 * walk.threads}], {{{r}}};"
-        yield f"add.s32 k, k, {STAGED_AT_ONCE * walk.threads};"
-        yield f"setp.lt.s32 have, k, {chunks};"
-        yield f"@have bra COPY{UID};"
-        yield f"COPIED{UID}:"
-    if rest:
-        yield f"setp.lt.s32 have, {thread}, {rest};"
-        yield f"mad.wide.u32 p, {thread}, 2, {x};"
-        yield f"mad.lo.u32 o, {thread}, 2, window;"
-        yield f"@have ld.global.u16 lo, [p+{chunks * 16}];"
-        yield f"@have st.shared.u16 [o+{chunks * 16}], lo;"
-
-
-def _turn(
-    walk: Walk, x: str, stride_k: str, stride_n: str, columns: str, thread: str
-) -> Iterator[str]:
-    """Any strides: one column of K a thread; columns of the tile past N become zeros."""
-    yield f"mov.b32 k, {thread};"
-    yield f"setp.ge.s32 done, k, {walk.K};"
-    yield f"@done bra TURNED{UID};"
-    yield f"TURN{UID}:"
-    yield "cvt.u64.u32 p, k;"
-    yield f"mul.lo.s64 p, p, {stride_k};"
-    yield "shl.b64 p, p, 1;"
-    yield f"add.s64 p, p, {x};"
-    yield f"shl.b64 q, {stride_n}, 1;"
-    yield f"mad.lo.u32 o, k, {walk.column_bytes}, window;"
-    words = max(1, walk.vector // 2)
-    for n in range(walk.vector):
-        yield f"setp.gt.s32 have, {columns}, {n};"
-        yield "mov.b32 w, 0;"
-        yield "@have ld.global.u16 w, [p];"
-        if n % 2 == 0:
-            yield f"mov.b32 r{n // 2}, w;"
-        else:
-            yield "shl.b32 w, w, 16;"
-            yield f"or.b32 r{n // 2}, r{n // 2}, w;"
-        yield "add.s64 p, p, q;"
-    if walk.vector == 1:
-        yield "cvt.u16.u32 lo, r0;"
-        yield "st.shared.u16 [o], lo;"
-    else:
-        for i in range(0, words, 4):
-            part = [f"r{j}" for j in range(i, min(words, i + 4))]
-            kind = f"v{len(part)}.b32" if len(part) > 1 else "b32"
-            stored = f"{{{', '.join(part)}}}" if len(part) > 1 else part[0]
-            yield f"st.shared.{kind} [o+{4 * i}], {stored};"
-    yield f"add.s32 k, k, {walk.threads};"
-    yield f"setp.lt.s32 have, k, {walk.K};"
-    yield f"@have bra TURN{UID};"
-    yield f"TURNED{UID}:"
 
 
 # -- the sums of a row -----------------------------------------------------------------------------
