@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
+import sparse_triton as st
 from sparse_triton import SparseMatrix
+from sparse_triton.call import Call
 from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.plan import why_not
 from sparse_triton.problem import Epilogue, SpmmProblem
+from sparse_triton.verify import config_of
 from tests.gpu.cases import EPILOGUES, drawn_weight
 from tests.support import PATTERNS, bind, draw_config, problem_for
 
@@ -98,3 +103,31 @@ def test_nan_and_inf_spread_through_stored_weights_only(
     bound.X[0, k] = bad
     touched = (W.to_dense()[:, k] != 0).cuda()
     assert torch.equal(~bound.result()[0].isfinite().all(dim=-1), touched)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8, 16])
+def test_layers_after_each_other_in_a_graph(tokens: int) -> None:
+    """Each layer starts before the one before it has ended, and waits for it only to read X."""
+    widths = (2048, 1536, 2048, 1024)
+    layers = []
+    for i, (K, M) in enumerate(itertools.pairwise(widths)):
+        W = drawn_weight("random", 0.3, i, SpmmProblem(M, K, 1, 1, w_dtype="float16")).to("cuda")
+        layers.append(W)
+    x = torch.randn(tokens, widths[0], device="cuda", dtype=torch.float16) / 100
+
+    def forward() -> torch.Tensor:
+        y = x
+        for W in layers:
+            y = st.linear(y, W, activation="relu")
+        return y
+
+    taken = config_of(layers[0], Call(x, None, None, "relu", True))
+    assert taken.kernel == "decode"
+    want = forward()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = forward()
+    for _ in range(20):
+        got.fill_(float("nan"))
+        graph.replay()
+        assert torch.equal(got.view(torch.int16), want.view(torch.int16))
