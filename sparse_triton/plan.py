@@ -108,9 +108,10 @@ def bound_by_weight(problem: SpmmProblem) -> bool:
 
 def decode_pays(problem: SpmmProblem) -> bool:
     """Whether compressing such a weight saves enough: break-even is at 35 % zeros for up to 4
-    columns, 60 % for up to 32."""
-    break_even = 0.35 if problem.N * problem.batch <= 4 else 0.6
-    return bound_by_weight(problem) and problem.sparsity >= break_even
+    columns, 65 % for up to 8, 80 % for up to 16; above, only a tuned call takes decode."""
+    columns = problem.N * problem.batch
+    break_even = 0.35 if columns <= 4 else 0.65 if columns <= 8 else 0.8
+    return bound_by_weight(problem) and columns <= 16 and problem.sparsity >= break_even
 
 
 def _preferred_cpu(problem: SpmmProblem) -> tuple[str, ...]:

@@ -16,10 +16,12 @@ from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.decode.kernel import decode_source
 from sparse_triton.kernels.decode.pack import Lists, entries_of, pack, starts
+from sparse_triton.kernels.decode.stage import Stage, Way, stage
 from sparse_triton.kernels.decode.steps import STEP, addresses
 from sparse_triton.partition import NO_ROW
 from sparse_triton.plan import default_config, plan_spmm, why_not
 from sparse_triton.problem import SpmmProblem
+from tests.ptx import Thread
 from tests.strategies import legal_configs, matrices
 from tests.support import PATTERNS, dense_weight, problem_for, weight
 
@@ -95,31 +97,6 @@ def test_a_weight_costs_little_more_than_its_values_and_gaps() -> None:
     assert lists.values.nbytes + lists.gaps.nbytes < 2.5 * 1.02 * W.nnz
 
 
-def run(lines: list[str], registers: dict[str, int]) -> None:
-    """The few PTX instructions of ``addresses``."""
-
-    def value(name: str) -> int:
-        return registers[name] if name in registers else int(name, 0)
-
-    for line in lines:
-        op, _, rest = line.rstrip(";").partition(" ")
-        out, *names = rest.replace(" ", "").split(",")
-        a, b, *c = (value(n) for n in names)
-        match op.partition(".")[0]:
-            case "and":
-                result = a & b
-            case "shr":
-                result = a >> b
-            case "add":
-                result = a + b
-            case "dp4a":
-                pairs = zip(a.to_bytes(4, "little"), b.to_bytes(4, "little"), strict=True)
-                result = c[0] + sum(x * y for x, y in pairs)
-            case _:
-                raise AssertionError(op)
-        registers[out] = result & 0xFFFFFFFF
-
-
 @given(
     gaps=st.lists(st.integers(0, 255), min_size=STEP, max_size=STEP),
     gap_bits=st.sampled_from([4, 8]),
@@ -130,12 +107,36 @@ def test_addresses(gaps: list[int], gap_bits: int, column_bytes: int) -> None:
     word = sum(g << gap_bits * j for j, g in enumerate(gaps))
     registers = {"at": 1000}
     registers |= {"g0": word & 0xFFFFFFFF, "g1": word >> 32}
-    run(list(addresses(gap_bits, column_bytes, 0)), registers)
+    thread = Thread(registers, {})
+    thread.run(list(addresses(gap_bits, column_bytes, 0)))
+    registers = thread.registers
     at = 1000
     for j, gap in enumerate(gaps):
         at += (gap + 1) * column_bytes
         assert registers[f"a{j}"] + (j + 1) * column_bytes == at
     assert registers["at"] == at
+
+
+@pytest.mark.parametrize("vector", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("K", [7, 8, 64, 70])
+@pytest.mark.parametrize("way", ["copy", "pairs", "any"])
+def test_columns_of_x_are_staged_by_threads(way: Way, K: int, vector: int) -> None:
+    """Every way leaves [K][vector] with zeros past N, reads X alone and writes the window alone."""
+    if way == "pairs" and K % 2:
+        pytest.skip("an odd K is staged by single values")
+    N = vector if way == "copy" else max(1, vector - vector // 4)
+    x = np.random.default_rng(0).integers(1, 2**16, (N, K), dtype=np.uint16)
+    memory = x if way == "pairs" else np.ascontiguousarray(x.T)
+    strides = (1, K) if way == "pairs" else (N, 1)
+    shared = np.full(2 * K * vector, 0xAB, dtype=np.uint8)
+    memories = {"global": memory.reshape(-1).view(np.uint8), "shared": shared}
+    for thread in range(32):
+        s = Stage(K, vector, 32, way, "x", "sk", "sn", "columns", "thread")
+        operands = {"x": 0, "sk": strides[0], "sn": strides[1], "columns": N, "thread": thread}
+        Thread({**operands, "window": 0}, memories).run(list(stage(s)))
+    want = np.zeros((K, vector), dtype=np.uint16)
+    want[:, :N] = x.T
+    assert np.array_equal(shared.view(np.uint16).reshape(K, vector), want)
 
 
 @given(data=st.data(), W=matrices(most=24, dtypes=HALVES).filter(lambda W: W.nnz > 0))

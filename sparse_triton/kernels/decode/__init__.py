@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
-from sparse_triton.kernels.decode.limits import BLOCK_ROWS, decode_why_not
+from sparse_triton.kernels.decode.limits import BLOCK_ROWS, STATIC_SHARED_BYTES, decode_why_not
 from sparse_triton.kernels.decode.pack import entries_of, lists_for
 from sparse_triton.kernels.family import Family, Space
 from sparse_triton.partition import NO_ROW
@@ -44,12 +44,16 @@ class Decode(Family):
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
-        """Fitted to measurements (``benchmarks/NOTES.md``): a walk for up to 4 columns, tensor
-        cores from 5 on; 8-bit gaps where 4 bits would bridge one in six."""
+        """Fitted to measurements (``benchmarks/NOTES.md``): walks for up to 4 columns, and for 8
+        where few entries are left to gather X for; else tensor cores. 8-bit gaps where 4 bits
+        would bridge one in six."""
         gap_bits = 8 if problem.sparsity > 0.85 else 4
-        if problem.N > 4 and problem.x_dtype == problem.w_dtype and problem.M > 8:
-            return _expand_config(problem, gap_bits)
-        return _walk_config(problem, device, gap_bits)
+        vector = next_power_of_two(problem.N)
+        fits = 2 * problem.K * vector <= device.shared_bytes - STATIC_SHARED_BYTES
+        can_expand = problem.x_dtype == problem.w_dtype and BLOCK_ROWS[0] < problem.M
+        if vector <= 4 or not can_expand or (vector == 8 and fits and problem.sparsity >= 0.8):
+            return _walk_config(problem, device, gap_bits)
+        return _expand_config(problem, gap_bits)
 
     def build(self, plan: Plan) -> Kernel:
         from sparse_triton.build import compile_kernel
@@ -71,40 +75,46 @@ class Decode(Family):
 
 
 def _walk_config(problem: SpmmProblem, device: Device, gap_bits: int) -> KernelConfig:
-    """32 rows and 512 threads, eight steps ahead; fewer rows where the device would be half empty,
-    half the threads where all programs then run at once."""
+    """32 rows, fewer where the device would be half empty; as many threads as let all programs run
+    at once and as many steps ahead as they leave registers for."""
     block_m = 32
     while block_m > 8 and 2 * ceil_div(problem.M, block_m) < device.cores:
         block_m //= 2
     blocks = ceil_div(problem.M, block_m)
     vector = min(8, next_power_of_two(problem.N))
-    while vector > 1 and 2 * problem.K * vector > device.shared_bytes - 4096:
+    while vector > 1 and 2 * problem.K * vector > device.shared_bytes - STATIC_SHARED_BYTES:
         vector //= 2
-    at_once = 2.4 * device.cores <= blocks <= 3 * device.cores
-    threads = 256 if at_once and vector == 1 else 512
+    if vector == 1:
+        threads, prefetch = 512, 8
+    elif vector <= 4:
+        threads, prefetch = (1024, 2) if blocks <= device.cores else (512, 4)
+    else:
+        threads, prefetch = 512, 2
+    if vector <= 4 and 2.4 * device.cores <= blocks <= 3 * device.cores:
+        threads, prefetch = 256, {1: 8, 2: 6, 4: 6}[vector]
     return KernelConfig(
         "decode",
         M_blocks=blocks,
         N_blocks=ceil_div(problem.N, vector),
         Gy=threads // block_m,
         row_blocks="sorted",
-        prefetch={1: 8, 2: 6, 4: 4}.get(vector, 2),
+        prefetch=prefetch,
         gap_bits=gap_bits,
         fastest="columns",
     )
 
 
 def _expand_config(problem: SpmmProblem, gap_bits: int) -> KernelConfig:
-    """16 rows and 256 threads; chunks of 1024 columns, as many steps ahead as one has for a
-    thread."""
-    block_m, Gy, chunk = 16, 16, 1024
-    entries = (1 - problem.sparsity) * chunk / Gy
+    """16 rows, 256 threads, chunks of 1024 columns; 32 rows and 512 columns for weights so large
+    that programs are many anyway and X is read often."""
+    large = problem.M * problem.K >= 2**27
+    block_m, Gy, chunk = (32, 8, 512) if large else (16, 16, 1024)
     return KernelConfig(
         "decode",
         M_blocks=ceil_div(problem.M, block_m),
         Gy=Gy,
         row_blocks="sorted",
-        prefetch=max(2, min(8, round(entries / 8 * 1.1 + 0.6))),
+        prefetch=6 if problem.sparsity < 0.75 else 4,
         gap_bits=gap_bits,
         fastest="columns",
         chunk=chunk,

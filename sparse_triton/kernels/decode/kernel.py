@@ -171,9 +171,10 @@ def _expand_source(plan: Plan) -> KernelSource:
     }
     tiles = ceil_div(problem.N, shape.columns)
     source = _source(plan, spmm_decode_expand, constants, asm, tiles, shape.window_bytes())
-    # Two programs a multiprocessor: while one waits at a barrier the other works.
-    at_most = max(64, plan.device.registers // (2 * shape.threads))
-    return replace(source, options={**source.options, "maxnreg": min(255, at_most)})
+    # Several programs a multiprocessor: while one waits at a barrier another works.
+    programs = 3 if shape.threads <= 256 and shape.columns == 8 else 2
+    registers = max(64, plan.device.registers // (programs * shape.threads) // 8 * 8)
+    return replace(source, options={**source.options, "maxnreg": min(248, registers)})
 
 
 def _source(
