@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _outputs(spmm)
     spmm.set_defaults(command=_spmm)
-    sweep = commands.add_parser("sparsity", help="two shapes from 50 to 98 % zeros, crossovers")
+    sweep = commands.add_parser("sparsity", help="two shapes from 50 to 98 %% zeros, crossovers")
     _outputs(sweep)
     sweep.set_defaults(command=_sparsity)
     tuned = commands.add_parser("tuned", help="tuned against heuristic on the same problems")
