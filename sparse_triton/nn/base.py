@@ -38,7 +38,7 @@ class SparseModule(torch.nn.Module):
     column_indices: Tensor
     values: Tensor
     bias: Tensor | None
-    _dropped: ClassVar[tuple[str, ...]] = ("_known", "_source")  # derived: neither copied nor saved
+    _dropped: ClassVar[tuple[str, ...]] = ("_known", "_source", "_replicas")  # derived: not copied
 
     def __init_subclass__(cls) -> None:
         MODULES[cls.__name__] = cls
@@ -84,8 +84,9 @@ class SparseModule(torch.nn.Module):
                 f"sparse weights are float32, float16 or bfloat16, got {values.dtype}; use .float()"
             )
         refuse_capture(values.device, "this module's weight was never analysed on this device")
-        if self._source is not None:  # a replica of DataParallel
-            self._keep(self._source.to(values.device))
+        if self._source is not None:  # a replica of DataParallel, made anew for each call
+            moved = self._replicas.get(values.device) or self._source.to(values.device)
+            self._keep(self._replicas.setdefault(values.device, moved))
         else:
             if self._known is not None and self._known[0] is values:  # written to in place
                 LIVE.pop((self.weight_id, values.device), None)
@@ -99,10 +100,12 @@ class SparseModule(torch.nn.Module):
         version = None if values.is_inference() else values._version
         self._known: tuple[Tensor, int | None, SparseMatrix] | None = (values, version, matrix)
         self.weight_id = matrix.weight_id
+        if self._source is None:
+            self._replicas: dict[torch.device, SparseMatrix] = {}
 
     def _changed(self) -> None:
         """Analyse now, so that no later call has to: it may be compiled or captured."""
-        self._known, self._source = None, None
+        self._known, self._source, self._replicas = None, None, {}
         if self.values.dtype in FLOAT_DTYPES and not self.values.is_meta:
             self._analyse()
 

@@ -102,6 +102,16 @@ def test_streams_and_threads() -> None:
             assert torch.equal(Y, want[i % 12])
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_data_parallel() -> None:
+    dense = prepared(ResNet())
+    model, X = converted(dense), images(batch=4)
+    parallel = nn.DataParallel(model, [0, 1])
+    for _ in range(2):
+        assert worst(parallel(X.cuda()), bounded(dense, X)) <= 1.0
+    assert torch.device("cuda", 1) in model.fc._replicas, "the weight stays on the other GPU"
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("how", ["autocast", "cast"])
 def test_low_precision(dtype: str, how: str) -> None:

@@ -175,6 +175,11 @@ def test_replicas_and_threads() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(torch.equal(Y, want) for Y in pool.map(work, range(40)))
+    replica = m._replicate_for_data_parallel()
+    replica.values = m.values.clone()
+    assert replica.matrix is m._replicate_for_data_parallel()._replicas[m.values.device]
+    m.load_state_dict(layer(1).state_dict())
+    assert not m._replicas, "replicas of the old weight are forgotten with it"
 
 
 def test_arguments() -> None:
