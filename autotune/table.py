@@ -61,7 +61,8 @@ def warmup_text(result: WarmupResult) -> str:
     if speedups:
         mean = math.exp(sum(map(math.log, speedups)) / len(speedups))
         lines.append(f"geometric mean over {len(speedups)} problems: {mean:.2f} x dense")
-    kxk = [r["weight"] for r in rows if r["kind"] not in ("matrix", "linear", "conv 1x1")]
+    products = (t for t in result.tuned if t.job.key.problem.kind == "spmm")
+    kxk = [t for t in products if t.job.weight.kind not in ("matrix", "linear", "conv 1x1")]
     if kxk:
         lines.append(
             f"{len(kxk)} convolutions larger than 1x1 were tuned as the product [C_out, C_in*R*S] "

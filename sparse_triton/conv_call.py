@@ -103,15 +103,15 @@ class ConvCall(NamedTuple):
                 bias = bias.contiguous()
             if not residual_fits and residual is not None:
                 residual = _dense(residual, memory_format)
-            Y = empty()
-            if nothing:
-                return Y
-            if as_columns is not None:
+            direct = out is not None and _fits(out, memory_format)
+            Y = out if out is not None and direct else empty()
+            if as_columns is not None and not nothing:
                 seen = None if residual is None else as_columns(residual)
                 run(as_columns(X), as_columns(Y), bias, seen)
-                return Y
-            made = run(X, Y, bias, residual)
-            return Y if made is None else made
+            elif not nothing:
+                made = run(X, Y, bias, residual)
+                Y = Y if made is None else made
+            return Y if out is None or out is Y else out.copy_(Y)
 
         return launch
 

@@ -14,14 +14,15 @@ import torch
 from sparse_triton.commands import device as devices
 from sparse_triton.commands import show
 from sparse_triton.device import Device, environment, triton_version
-from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels import CONV_FAMILIES, FAMILIES
 from sparse_triton.kernels.family import Family
 from sparse_triton.plan import why_not
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import ConvProblem, ProblemT, SpmmProblem
 from sparse_triton.store import cache_dir
 
 # Every family takes a problem like this one where it can run at all.
 TYPICAL = SpmmProblem(M=64, K=64, N=64, nnz=400)
+TYPICAL_CONV = ConvProblem(1, C=64, H=14, W=14, M=64, R=3, S=3, nnz=3600, padding=(1, 1, 1, 1))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,19 +37,26 @@ def run(args: argparse.Namespace) -> int:
         "device": asdict(facts),
         "gpus": torch.cuda.device_count(),
         "cache": {"configurations": str(cache_dir()), "compiled kernels": str(_triton_cache())},
-        "families": {name: unusable(f, facts) for name, f in FAMILIES.items()},
+        "families": {name: unusable(f, facts, TYPICAL) for name, f in FAMILIES.items()},
+        "convolution families": {
+            name: unusable(f, facts, TYPICAL_CONV) for name, f in CONV_FAMILIES.items()
+        },
     }
     lines = [
         *_section("versions", data["versions"]),
         *_section("device", data["device"]),
         *_section("cache folders", data["cache"]),
         *_section("families", {n: r or "usable" for n, r in data["families"].items()}),
+        *_section(
+            "convolution families",
+            {n: r or "usable" for n, r in data["convolution families"].items()},
+        ),
     ]
     show(args, data, "\n".join(lines))
     return 0
 
 
-def unusable(family: Family, device: Device) -> str | None:
+def unusable(family: Family[ProblemT], device: Device, typical: ProblemT) -> str | None:
     """Why the family cannot run on the device, or None: it can."""
     if family.device_kind == "cuda" and triton_version() == "none":
         return "Triton is not installed; it exists for Linux"
@@ -56,7 +64,7 @@ def unusable(family: Family, device: Device) -> str | None:
         return "numba is not installed"
     if family.device_kind not in (device.kind, "any"):
         return f"runs on {family.device_kind}, the device is {device.kind}"
-    return why_not(TYPICAL, family.default_config(TYPICAL, device), device)
+    return why_not(typical, family.default_config(typical, device), device)
 
 
 def _triton_cache() -> Path:

@@ -13,7 +13,7 @@ import torch
 from sparse_triton.call import Call
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.executor import problem_of
+from sparse_triton.executor import AnyCall, problem_of
 from sparse_triton.kernels.family import Family
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import why_not
@@ -89,7 +89,9 @@ def _moved(call: Call, device: torch.device) -> Call:
     return Call(on[0], on[1], on[2], activation, token_major)
 
 
-def configs(family: Family, W: SparseMatrix, call: Call, device: Device) -> Iterator[KernelConfig]:
+def configs(
+    family: Family[Any], W: SparseMatrix, call: AnyCall, device: Device
+) -> Iterator[KernelConfig]:
     """The default and up to ``CONFIGS - 1`` more legal ones, the same ones every time."""
     problem = problem_of(W, call)
     default = family.default_config(problem, device)

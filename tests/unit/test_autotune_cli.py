@@ -127,9 +127,12 @@ def test_a_convolution_says_what_it_is(tmp_path: Path) -> None:
 
     conv = torch.nn.Conv2d(4, 8, 3)
     conv.weight.data *= torch.rand_like(conv.weight) < 0.2
-    result = warmup((conv, torch.randn(1, 4, 6, 6)), budget=TINY, store=tmp_path, device="cpu")
-    assert result.tuned[0].job.key.problem.N == 16
-    assert "1 convolutions larger than 1x1 were tuned as the product" in warmup_text(result)
+    seen = warmup((conv, torch.randn(1, 4, 6, 6)), budget=TINY, store=tmp_path, device="cpu")
+    assert seen.tuned[0].job.key.problem.kind == "conv"
+    assert "were tuned as the product" not in warmup_text(seen)
+    guessed = warmup(conv, [16], budget=TINY, store=tmp_path, device="cpu")
+    assert guessed.tuned[0].job.key.problem.kind == "spmm"
+    assert "1 convolutions larger than 1x1 were tuned as the product" in warmup_text(guessed)
 
 
 @pytest.mark.parametrize(

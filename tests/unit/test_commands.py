@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sparse_triton.commands import demo_digits, main, timing
-from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels import CONV_FAMILIES, FAMILIES
 from sparse_triton.kernels.dense import DenseKernel
 from tests.support import weight
 
@@ -70,9 +70,11 @@ def test_explain_reads_both_kinds_of_file(as_json: Run, tmp_path: Path) -> None:
 
 def test_selftest_passes_and_counts(as_json: Run) -> None:
     found = as_json("selftest", "--device", "cpu")
-    assert set(found["skipped"]) == {f.name for f in FAMILIES.values() if f.device_kind == "cuda"}
-    for name in ("cpu", "dense"):
-        assert found["families"][name]["checks"] >= 48
+    products = {f.name for f in FAMILIES.values() if f.device_kind == "cuda"}
+    slid = {f"{f.name} conv" for f in CONV_FAMILIES.values() if f.device_kind == "cuda"}
+    assert set(found["skipped"]) == products | slid
+    for name in ("cpu", "dense", "cpu conv", "dense conv"):
+        assert found["families"][name]["checks"] >= 24
         assert 0 < found["families"][name]["worst"] <= 1
 
 
