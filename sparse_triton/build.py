@@ -42,7 +42,6 @@ class KernelSource:
 
     x_dtype  dtype of x, y, bias and residual; x, y and residual are 16-byte aligned
     grid     programs along the three axes
-    x_turned [batch, N, K] of a token-major x that the kernel reads as [batch, K, N], or None
     window_bytes  shared memory that the kernel's own PTX uses beyond what it declares
     cluster  programs that share memory, neighbours along the first axis, which has ``cluster``
              programs for each of the grid's
@@ -58,11 +57,6 @@ class KernelSource:
     options: Mapping[str, Any] = field(default_factory=dict)
     window_bytes: int = 0
     cluster: int = 1
-    x_turned: tuple[int, int, int] | None = None
-
-    def turned(self, X: torch.Tensor) -> torch.Tensor:
-        """X as the kernel reads it: a copy in new memory, or itself."""
-        return X if self.x_turned is None else X.view(self.x_turned).mT.contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +71,7 @@ class TritonKernel:
         with torch.cuda.device(device):
             loaded = _load(self.compiled, device, self.source.window_bytes)
             arrays = [_upload(a, device) for a in self.source.arrays.values()]
-        run, turned = _launcher(self, loaded, arrays), self.source.turned
-        if self.source.x_turned is None:
-            return run
-        return lambda X, Y, bias, residual: run(turned(X), Y, bias, residual)
+        return _launcher(self, loaded, arrays)
 
 
 _loaded: weakref.WeakValueDictionary[tuple[int, torch.device, int], CompiledKernel] = (
@@ -276,5 +267,5 @@ def run_interpreted(
     """Run a source on host tensors under ``TRITON_INTERPRET=1``: kernels without a GPU."""
     arrays = [torch.from_numpy(np.ascontiguousarray(a)) for a in source.arrays.values()]
     source.fn[source.grid](
-        source.turned(X), Y, bias, residual, *arrays, *source.scalars.values(), **source.constants
+        X, Y, bias, residual, *arrays, *source.scalars.values(), **source.constants
     )

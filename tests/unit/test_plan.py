@@ -156,7 +156,7 @@ REFUSALS: list[tuple[SpmmProblem, KernelConfig, Device, str, dict[str, Any] | No
         {"vector": 1, "N_blocks": 2, "M_blocks": 8},
     ),
     (
-        replace(P, x_layout="column", N=8),
+        replace(P, x_layout="column"),
         replace(GATHER, vector=2),
         GPU,
         "X is token-major; use vector=1",

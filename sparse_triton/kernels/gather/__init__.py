@@ -15,7 +15,7 @@ from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two, powe
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.family import Family, Space
-from sparse_triton.kernels.gather.limits import as_read, gather_why_not
+from sparse_triton.kernels.gather.limits import gather_why_not
 from sparse_triton.kernels.gather.pack import packed_for
 from sparse_triton.partition import NO_ROW
 from sparse_triton.problem import SpmmProblem
@@ -36,7 +36,6 @@ class Gather(Family):
         return gather_why_not(problem, config, device)
 
     def space(self, problem: SpmmProblem, device: Device) -> Space:
-        problem = as_read(problem)
         widest = 16 // problem.x_itemsize if problem.x_layout == "row" else 1
         return {
             "M_blocks": powers_of_two(1, next_power_of_two(problem.M)),
@@ -53,7 +52,6 @@ class Gather(Family):
         """Fitted to measurements (``benchmarks/NOTES.md``): many loads in flight in few threads.
         Two of the widest loads a pair and lane where the tile is wide enough, as many pairs ahead
         as fill 64 registers, and lists so short that the device is filled once."""
-        problem = as_read(problem)
         vector = max(self.space(problem, device)["vector"])
         lanes, repeat = _tile(ceil_div(problem.N, vector), problem.x_layout == "row")
         N_blocks = max(1, ceil_div(problem.N, lanes * vector * repeat))

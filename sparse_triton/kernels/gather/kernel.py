@@ -12,7 +12,7 @@ from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
 from sparse_triton.kernels.epilogue import f32s, store_row
-from sparse_triton.kernels.gather.limits import as_read, gather_shape
+from sparse_triton.kernels.gather.limits import gather_shape
 from sparse_triton.kernels.gather.pack import packed_for
 from sparse_triton.kernels.gather.walk import Walk, emit_walk
 
@@ -89,8 +89,7 @@ def walk(p_pairs, count, x, p_x, stride_xk, GY: tl.constexpr, ROW_THREADS: tl.co
 def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
     """Kernel ``y = epilogue(W @ x)`` that walks packed (column, value) pairs.
 
-    Shapes   W [M, K] pruned; x [batch, K, N], y [batch, M, N], each in either layout; a token-major
-             x of 16 columns or more is turned by a copy before the launch.
+    Shapes   W [M, K] pruned; x [batch, K, N], y [batch, M, N], each in either layout.
     Grid     row blocks x column tiles x batch, either of the first two fastest.
     Program  block_m rows x Gy lists of each row x lanes, one thread each, ``repeat`` times
              ``vector`` adjacent columns a lane; the Gy partials are added in group order through
@@ -104,7 +103,7 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
 
     ``naive`` walks in plain Triton (needs vector = repeat = 1): what the interpreter can run.
     """
-    problem, config = as_read(plan.problem), plan.config
+    problem, config = plan.problem, plan.config
     M, K, N = problem.M, problem.K, problem.N
     block_m, lanes = gather_shape(problem, config)
     threads = config.Gy * block_m * lanes
@@ -157,5 +156,4 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
         ),
         num_warps=threads // 32,
         options={"launch_pdl": dependent},
-        x_turned=None if problem == plan.problem else (problem.batch, N, K),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, next_power_of_two
@@ -13,7 +12,6 @@ MAX_THREADS = 1024
 MAX_PAIRS = 2**29
 MAX_LANES = 128
 MAX_STATIC_SHARED_BYTES = 48 * 1024
-MIN_TURNED = 16  # columns from which a token-major X is turned first
 REGISTERS_BESIDES = 20
 
 
@@ -32,21 +30,13 @@ def gather_shape(problem: SpmmProblem, config: KernelConfig) -> GatherShape:
     )
 
 
-def as_read(problem: SpmmProblem) -> SpmmProblem:
-    """The problem as the kernel sees it: token-major X of more than a few columns is turned first,
-    so that the lanes of a row read adjacent columns, a cache line at a time."""
-    if problem.x_layout == "row" or problem.N < MIN_TURNED:
-        return problem
-    return replace(problem, x_layout="row")
-
-
 def exchange_bytes(sums: int, threads: int, Gy: int) -> int:
     """Shared memory of the exchange: every sum of every thread."""
     return 0 if Gy == 1 else sums * threads * 4
 
 
 def gather_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
-    reason, problem = counts_why_not(config, ("sorted", "even_nnz")), as_read(problem)
+    reason = counts_why_not(config, ("sorted", "even_nnz"))
     return reason or _problem_why_not(problem, config) or _program_why_not(problem, config, device)
 
 
