@@ -41,7 +41,7 @@ from sparse_triton.prune import cubic
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 WIDTH = 4096 if GPU else 1024
-EPOCHS, PRUNING_EPOCHS, BATCH, TEST = (4, 6, 128, 360)
+EPOCHS, PRUNING_EPOCHS, BATCH, TEST = 3, 6, 128, 360
 torch.manual_seed(0)
 
 # %% [markdown]
@@ -156,7 +156,7 @@ print(f"converted: {accuracy(sparse):.1%} right, {same} of {TEST} answers equal 
 # store. In production this is done once, on the GPU that will serve, with a larger budget.
 
 # %%
-tuned = st.warmup(sparse, test_images, seconds=2.0)
+tuned = st.warmup(sparse, test_images, seconds=1.0)
 for one in tuned.tuned:
     print(f"{one.job.name}: {one.result}")
 
