@@ -136,7 +136,7 @@ def _preferred_cpu_conv(problem: ConvProblem) -> tuple[str, ...]:
     dtypes = {problem.x_dtype, problem.w_dtype}
     if dtypes == {"float16"}:
         break_even = 0.0
-    elif problem.groups == problem.C:
+    elif 1 < problem.groups == problem.C:
         return ("dense",)
     else:
         break_even = 0.75 if dtypes == {"bfloat16"} else 0.55
