@@ -16,7 +16,7 @@ from sparse_triton.kernels.conv.finish import finish_tile
 from sparse_triton.kernels.conv.lists import lists_for
 from sparse_triton.kernels.conv.program import conv_programs, emit_program
 from sparse_triton.kernels.conv.shape import Shape, image_of, shape_of
-from sparse_triton.kernels.conv.stage import stage
+from sparse_triton.kernels.conv.stage import load_tile, put_tile
 from sparse_triton.kernels.conv.walk import Walk, emit_walk
 from sparse_triton.kernels.epilogue import f32s
 
@@ -53,8 +53,11 @@ def conv_gather(  # type: ignore[no-untyped-def]
     if DEPENDENT:
         gdc_launch_dependents()
         gdc_wait()
+    values = load_chunk(x, thread, rank, i_b, i_p, i_q, 0, 0, SHAPE, IMAGE)
     for chunk in tl.static_range(CHUNKS):
-        stage_chunk(x, shared, thread, rank, i_b, i_p, i_q, chunk, SHAPE, IMAGE)
+        put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
+        if SHAPE.ahead and chunk + 1 < CHUNKS:
+            values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
         walked = ()
         for i in tl.static_range(STACK):
             next_list = list_at(pairs, run, in_batch)
@@ -111,8 +114,11 @@ def conv_unrolled(  # type: ignore[no-untyped-def]
     if DEPENDENT:
         gdc_launch_dependents()
         gdc_wait()
+    values = load_chunk(x, thread, rank, i_b, i_p, i_q, 0, 0, SHAPE, IMAGE)
     for chunk in tl.static_range(CHUNKS):
-        stage_chunk(x, shared, thread, rank, i_b, i_p, i_q, chunk, SHAPE, IMAGE)
+        put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
+        if SHAPE.ahead and chunk + 1 < CHUNKS:
+            values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
         sums = tl.inline_asm_elementwise(
             ASM[chunk], CONSTRAINTS, operands + sums, dtype=f32s(SUMS), is_pure=False, pack=1
         )
@@ -146,16 +152,34 @@ def allocate(thread, SHARED: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def stage_chunk(  # type: ignore[no-untyped-def]
-    x, shared, thread, rank, i_b, i_p, i_q, chunk, SHAPE: tl.constexpr, IMAGE: tl.constexpr
+def load_chunk(  # type: ignore[no-untyped-def]
+    x, thread, rank, i_b, i_p, i_q, chunk, PIECE: tl.constexpr,
+    SHAPE: tl.constexpr, IMAGE: tl.constexpr,
 ):  # fmt: skip
-    """Stage the program's chunk of channels once the one before has been used."""
+    """A piece of one of the program's chunks of channels, into registers."""
     p_0 = i_p * SHAPE.tile.rows.step + SHAPE.tile.rows.first
     q_0 = i_q * SHAPE.tile.columns.step + SHAPE.tile.columns.first
     c_0 = (rank * SHAPE.tile.chunks + chunk) * SHAPE.tile.channels
+    return load_tile(x, thread, i_b * SHAPE.tile.images, p_0, q_0, c_0, PIECE, SHAPE, IMAGE)
+
+
+@triton.jit
+def put_chunk(  # type: ignore[no-untyped-def]
+    x, shared, thread, rank, i_b, i_p, i_q, values, chunk,
+    SHAPE: tl.constexpr, IMAGE: tl.constexpr,
+):  # fmt: skip
+    """The chunk into the tile, once the one before has been used: ``values`` first, if they were
+    loaded ahead, then piece by piece."""
+    STAGING: tl.constexpr = SHAPE.staging
+    SIZE: tl.constexpr = SHAPE.piece
     if chunk > 0:
         tl.debug_barrier()
-    stage(x, shared, thread, i_b * SHAPE.tile.images, p_0, q_0, c_0, SHAPE, IMAGE)
+    for i in tl.static_range(0, STAGING, SIZE):
+        if i > 0 or (chunk > 0 and not SHAPE.ahead):
+            values = load_chunk(
+                x, thread, rank, i_b, i_p, i_q, chunk, i // SIZE, SHAPE, IMAGE
+            )  # fmt: skip
+        put_tile(shared, thread, values, i // SIZE, SHAPE, IMAGE)
     tl.debug_barrier()
 
 

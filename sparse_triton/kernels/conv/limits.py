@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparse_triton.config import KernelConfig, ceil_div, counts_why_not
+from sparse_triton.config import KernelConfig, counts_why_not
 from sparse_triton.device import Device
 from sparse_triton.kernels.conv.shape import Shape, gather_shape, unrolled_shape
 from sparse_triton.kernels.conv.tile import MAX_SHARED_BYTES
@@ -12,7 +12,7 @@ from sparse_triton.problem import ConvProblem
 
 MAX_THREADS = 1024
 MAX_CHUNKS = 64
-MAX_STAGING = 192  # loads of one thread and chunk: they are written out
+MAX_STAGING = 96  # loads of one thread and chunk: they are written out
 REGISTERS_BESIDES = 28
 
 
@@ -35,6 +35,7 @@ def gather_why_not(problem: ConvProblem, config: KernelConfig, device: Device) -
             f"each; use K_blocks <= {shape.block_m} or fewer M_blocks than {config.M_blocks}"
         )
     registers = shape.sums + config.prefetch * (2 + shape.repeat) + REGISTERS_BESIDES
+    registers += shape.staging if shape.ahead else 0
     return _shape_why_not(shape, config, device, registers)
 
 
@@ -53,6 +54,7 @@ def unrolled_why_not(problem: ConvProblem, config: KernelConfig, device: Device)
         return f"stack must be 1: a body is for all rows of its block, got {config.stack}"
     shape = unrolled_shape(problem, config)
     registers = shape.sums + shape.repeat * (config.prefetch + 1) + REGISTERS_BESIDES
+    registers += shape.staging if shape.ahead else 0
     return _shape_why_not(shape, config, device, registers)
 
 
@@ -93,7 +95,7 @@ def _shape_why_not(
             f"{tile.chunks} chunks of {tile.channels} channels, the limit is {MAX_CHUNKS}; use "
             f"more N_blocks than {config.N_blocks} or K_blocks than {config.K_blocks}"
         )
-    staging = ceil_div(tile.images * tile.plane * tile.channels, threads)
+    staging = shape.staging
     if staging > MAX_STAGING:
         return (
             f"a thread would stage {staging} elements, the limit is {MAX_STAGING}; use more "

@@ -13,6 +13,8 @@ from sparse_triton.problem import ConvProblem, Pool
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
+MAX_IN_FLIGHT = 16  # elements of X that a thread holds in registers
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -34,6 +36,7 @@ class Shape:
     K_blocks: int
     row_groups: int
     pool: Pool | None
+    channels_last: bool
     batch: int = 0
 
     @property
@@ -65,6 +68,30 @@ class Shape:
     @property
     def held(self) -> int:
         return ceil_div(self.slots, self.row_groups)
+
+    @property
+    def channels_at_once(self) -> int:
+        """Channels that the threads stage side by side."""
+        if self.channels_last:
+            return min(self.tile.channels, self.threads)
+        return max(1, self.threads // self.tile.cells)
+
+    @property
+    def staging(self) -> int:
+        """Elements of a chunk that a thread stages."""
+        across = ceil_div(self.tile.channels, self.channels_at_once)
+        step = self.threads // self.channels_at_once if self.channels_last else self.threads
+        return across * ceil_div(self.tile.cells, step)
+
+    @property
+    def piece(self) -> int:
+        """Elements that a thread has in flight at a time."""
+        return min(self.staging, MAX_IN_FLIGHT)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether registers hold the next chunk while this one is used."""
+        return self.tile.chunks > 1 and self.staging <= MAX_IN_FLIGHT
 
     @property
     def stack(self) -> int:
@@ -104,16 +131,19 @@ def gather_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
     row_groups = config.Gy * places
     tile = tile_of(problem, config, row_groups * PAIR_BYTES)
     block_m = places * config.stack
-    batch = min(WARP, tile.lanes)
-    return Shape(tile, block_m, config.Gy, config.K_blocks, row_groups, problem.pool, batch)
+    last = problem.x_layout == "column"
+    return Shape(
+        tile, block_m, config.Gy, config.K_blocks, row_groups, problem.pool, last,
+        batch=min(WARP, tile.lanes),
+    )  # fmt: skip
 
 
 def unrolled_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
     rows = ceil_div(problem.M, config.M_blocks)
     block_m = ceil_div(rows, config.parts) * config.parts
-    return Shape(
-        tile_of(problem, config), block_m, config.Gy, config.K_blocks, config.Gy, problem.pool
-    )
+    last = problem.x_layout == "column"
+    tile = tile_of(problem, config)
+    return Shape(tile, block_m, config.Gy, config.K_blocks, config.Gy, problem.pool, last)
 
 
 def shape_of(plan: Plan[ConvProblem]) -> Shape:

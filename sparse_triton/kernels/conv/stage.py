@@ -7,63 +7,99 @@ import triton.language as tl
 
 
 @triton.jit
-def stage(  # type: ignore[no-untyped-def]
-    x, tile, thread, i_b, p_0, q_0, c_0,
-    SHAPE: tl.constexpr, IMAGE: tl.constexpr,
+def load_tile(  # type: ignore[no-untyped-def]
+    x, thread, i_b, p_0, q_0, c_0, PIECE: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr
 ):  # fmt: skip
-    """Channels ``c_0 ...`` of the tile whose convolution begins at output (p_0, q_0).
+    """The ``PIECE``-th part of this thread's elements of channels ``c_0 ...`` of the tile whose convolution begins at output
+    (p_0, q_0), zeros outside of the image: a tuple for ``put_tile``. A part is as much as is in
+    flight at a time.
 
     NCHW: threads side by side take cells side by side, each thread the same cells of one channel
     after another, so that an element costs a load and a store. Channels-last: threads side by side
     take channels side by side.
     """
+    values = ()
+    SIZE: tl.constexpr = SHAPE.piece
     if IMAGE.channels_last:
-        _stage_channels(x, tile, thread, i_b, p_0, q_0, c_0, SHAPE, IMAGE)
+        CHANNELS: tl.constexpr = SHAPE.tile.channels
+        SIDE: tl.constexpr = SHAPE.channels_at_once
+        CELLS: tl.constexpr = SHAPE.tile.cells
+        AT_ONCE: tl.constexpr = SHAPE.threads // SIDE
+        STEPS: tl.constexpr = (CELLS + AT_ONCE - 1) // AT_ONCE
+        for c in tl.static_range(0, CHANNELS, SIDE):
+            channel = thread % SIDE + c
+            for first in tl.static_range(0, CELLS, AT_ONCE):
+                if (c // SIDE * STEPS + first // AT_ONCE) // SIZE == PIECE:
+                    cell = thread // SIDE + first
+                    o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
+                    there = inside & (channel < CHANNELS) & (cell < CELLS)
+                    there = there & (c_0 + channel < IMAGE.C)
+                    p_x = x + o_x + c_0 + channel
+                    values += (tl.load(p_x, mask=there, other=0.0).to(tl.float32),)
     else:
-        _stage_cells(x, tile, thread, i_b, p_0, q_0, c_0, SHAPE, IMAGE)
-
-
-@triton.jit
-def _stage_cells(x, tile, thread, i_b, p_0, q_0, c_0, SHAPE: tl.constexpr, IMAGE: tl.constexpr):  # type: ignore[no-untyped-def]
-    THREADS: tl.constexpr = SHAPE.threads
-    CELLS: tl.constexpr = SHAPE.tile.images * SHAPE.tile.plane
-    CHANNELS: tl.constexpr = SHAPE.tile.channels
-    CHANNEL_CELLS: tl.constexpr = SHAPE.tile.channel_cells
-    PLANE: tl.constexpr = IMAGE.H * IMAGE.W
-    AT_ONCE: tl.constexpr = THREADS // CELLS if THREADS > CELLS else 1
-    for i in tl.static_range((CELLS + THREADS - 1) // THREADS):
-        cell = thread % CELLS if AT_ONCE > 1 else thread + i * THREADS
-        channel = thread // CELLS if AT_ONCE > 1 else thread * 0
-        o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
-        p_x = x + (c_0 + channel) * PLANE + o_x
-        mine = (cell < CELLS) & (channel < AT_ONCE)
-        p_tile = tile + (channel * CHANNEL_CELLS + cell) * 4
-        for c in tl.static_range(0, CHANNELS, AT_ONCE):
-            here = mine
-            if c + AT_ONCE > CHANNELS:
-                here = mine & (channel < CHANNELS - c)
-            there = here & inside & (c_0 + channel + c < IMAGE.C)
-            value = tl.load(p_x + c * PLANE, mask=there, other=0.0).to(tl.float32)
-            put(p_tile + c * (CHANNEL_CELLS * 4), value, here)
-
-
-@triton.jit
-def _stage_channels(x, tile, thread, i_b, p_0, q_0, c_0, SHAPE: tl.constexpr, IMAGE: tl.constexpr):  # type: ignore[no-untyped-def]
-    THREADS: tl.constexpr = SHAPE.threads
-    CELLS: tl.constexpr = SHAPE.tile.images * SHAPE.tile.plane
-    CHANNELS: tl.constexpr = SHAPE.tile.channels
-    CHANNEL_CELLS: tl.constexpr = SHAPE.tile.channel_cells
-    SIDE: tl.constexpr = CHANNELS if CHANNELS < THREADS else THREADS
-    AT_ONCE: tl.constexpr = THREADS // SIDE
-    for c in tl.static_range(0, CHANNELS, SIDE):
-        channel = thread % SIDE + c
-        for first in tl.static_range(0, CELLS, AT_ONCE):
-            cell = thread // SIDE + first
+        CHANNELS: tl.constexpr = SHAPE.tile.channels
+        CELLS: tl.constexpr = SHAPE.tile.cells
+        THREADS: tl.constexpr = SHAPE.threads
+        AT_ONCE: tl.constexpr = SHAPE.channels_at_once
+        PLANE: tl.constexpr = IMAGE.H * IMAGE.W
+        STEPS: tl.constexpr = (CHANNELS + AT_ONCE - 1) // AT_ONCE
+        for first in tl.static_range(0, CELLS, THREADS):
+            cell, channel = cell_and_channel(thread, first, SHAPE)
             o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
-            here = (channel < CHANNELS) & (cell < CELLS) & (thread < AT_ONCE * SIDE)
-            there = here & inside & (c_0 + channel < IMAGE.C)
-            value = tl.load(x + o_x + c_0 + channel, mask=there, other=0.0).to(tl.float32)
-            put(tile + (channel * CHANNEL_CELLS + cell) * 4, value, here)
+            inside = inside & (cell < CELLS) & (channel < AT_ONCE)
+            p_x = x + (c_0 + channel) * PLANE + o_x
+            for c in tl.static_range(0, CHANNELS, AT_ONCE):
+                if (first // THREADS * STEPS + c // AT_ONCE) // SIZE == PIECE:
+                    there = inside & (channel < CHANNELS - c) & (c_0 + channel + c < IMAGE.C)
+                    values += (tl.load(p_x + c * PLANE, mask=there, other=0.0).to(tl.float32),)
+    return values
+
+
+@triton.jit
+def put_tile(  # type: ignore[no-untyped-def]
+    tile, thread, values, PIECE: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr
+):  # fmt: skip
+    """Store what ``load_tile`` loaded to the tile at shared address ``tile``."""
+    CHANNELS: tl.constexpr = SHAPE.tile.channels
+    CHANNEL_CELLS: tl.constexpr = SHAPE.tile.channel_cells
+    CELLS: tl.constexpr = SHAPE.tile.cells
+    SIZE: tl.constexpr = SHAPE.piece
+    if IMAGE.channels_last:
+        SIDE: tl.constexpr = SHAPE.channels_at_once
+        AT_ONCE: tl.constexpr = SHAPE.threads // SIDE
+        STEPS: tl.constexpr = (CELLS + AT_ONCE - 1) // AT_ONCE
+        for c in tl.static_range(0, CHANNELS, SIDE):
+            channel = thread % SIDE + c
+            for first in tl.static_range(0, CELLS, AT_ONCE):
+                if (c // SIDE * STEPS + first // AT_ONCE) // SIZE == PIECE:
+                    cell = thread // SIDE + first
+                    here = (channel < CHANNELS) & (cell < CELLS) & (thread < AT_ONCE * SIDE)
+                    value = values[(c // SIDE * STEPS + first // AT_ONCE) % SIZE]
+                    put(tile + (channel * CHANNEL_CELLS + cell) * 4, value, here)
+    else:
+        THREADS: tl.constexpr = SHAPE.threads
+        AT_ONCE: tl.constexpr = SHAPE.channels_at_once
+        STEPS: tl.constexpr = (CHANNELS + AT_ONCE - 1) // AT_ONCE
+        for first in tl.static_range(0, CELLS, THREADS):
+            cell, channel = cell_and_channel(thread, first, SHAPE)
+            p_tile = tile + (channel * CHANNEL_CELLS + cell) * 4
+            mine = (cell < CELLS) & (channel < AT_ONCE)
+            for c in tl.static_range(0, CHANNELS, AT_ONCE):
+                if (first // THREADS * STEPS + c // AT_ONCE) // SIZE == PIECE:
+                    here = mine & (channel < CHANNELS - c)
+                    value = values[(first // THREADS * STEPS + c // AT_ONCE) % SIZE]
+                    put(p_tile + c * (CHANNEL_CELLS * 4), value, here)
+
+
+@triton.jit
+def cell_and_channel(thread, first, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of small images several channels are staged side by side."""
+    CELLS: tl.constexpr = SHAPE.tile.cells
+    if SHAPE.channels_at_once > 1:
+        cell, channel = thread % CELLS, thread // CELLS
+    else:
+        cell, channel = thread + first, thread * 0
+    return cell, channel
 
 
 @triton.jit

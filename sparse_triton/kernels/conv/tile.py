@@ -98,9 +98,14 @@ class Tile:
         return self.plane if self.images > 1 else self.lanes
 
     @property
+    def cells(self) -> int:
+        """Of one channel."""
+        return self.images * self.plane
+
+    @property
     def channel_cells(self) -> int:
         """An odd number, so that neighbouring channels begin in different banks."""
-        return self.images * self.plane | 1
+        return self.cells | 1
 
     @property
     def bytes(self) -> int:
