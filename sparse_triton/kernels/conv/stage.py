@@ -10,48 +10,18 @@ import triton.language as tl
 def load_tile(  # type: ignore[no-untyped-def]
     x, thread, i_b, p_0, q_0, c_0, PIECE: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr
 ):  # fmt: skip
-    """The ``PIECE``-th part of this thread's elements of channels ``c_0 ...`` of the tile whose convolution begins at output
-    (p_0, q_0), zeros outside of the image: a tuple for ``put_tile``. A part is as much as is in
-    flight at a time.
+    """A piece of what this thread stages of channels ``c_0 ...`` of the tile whose convolution
+    begins at output (p_0, q_0), zeros outside of the image: a tuple for ``put_tile``. A piece is
+    what is in flight at a time.
 
     NCHW: threads side by side take cells side by side, each thread the same cells of one channel
     after another, so that an element costs a load and a store. Channels-last: threads side by side
     take channels side by side.
     """
-    values = ()
-    SIZE: tl.constexpr = SHAPE.piece
     if IMAGE.channels_last:
-        CHANNELS: tl.constexpr = SHAPE.tile.channels
-        SIDE: tl.constexpr = SHAPE.channels_at_once
-        CELLS: tl.constexpr = SHAPE.tile.cells
-        AT_ONCE: tl.constexpr = SHAPE.threads // SIDE
-        STEPS: tl.constexpr = (CELLS + AT_ONCE - 1) // AT_ONCE
-        for c in tl.static_range(0, CHANNELS, SIDE):
-            channel = thread % SIDE + c
-            for first in tl.static_range(0, CELLS, AT_ONCE):
-                if (c // SIDE * STEPS + first // AT_ONCE) // SIZE == PIECE:
-                    cell = thread // SIDE + first
-                    o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
-                    there = inside & (channel < CHANNELS) & (cell < CELLS)
-                    there = there & (c_0 + channel < IMAGE.C)
-                    p_x = x + o_x + c_0 + channel
-                    values += (tl.load(p_x, mask=there, other=0.0).to(tl.float32),)
+        values = _load_channels(x, thread, i_b, p_0, q_0, c_0, PIECE, SHAPE, IMAGE)
     else:
-        CHANNELS: tl.constexpr = SHAPE.tile.channels
-        CELLS: tl.constexpr = SHAPE.tile.cells
-        THREADS: tl.constexpr = SHAPE.threads
-        AT_ONCE: tl.constexpr = SHAPE.channels_at_once
-        PLANE: tl.constexpr = IMAGE.H * IMAGE.W
-        STEPS: tl.constexpr = (CHANNELS + AT_ONCE - 1) // AT_ONCE
-        for first in tl.static_range(0, CELLS, THREADS):
-            cell, channel = cell_and_channel(thread, first, SHAPE)
-            o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
-            inside = inside & (cell < CELLS) & (channel < AT_ONCE)
-            p_x = x + (c_0 + channel) * PLANE + o_x
-            for c in tl.static_range(0, CHANNELS, AT_ONCE):
-                if (first // THREADS * STEPS + c // AT_ONCE) // SIZE == PIECE:
-                    there = inside & (channel < CHANNELS - c) & (c_0 + channel + c < IMAGE.C)
-                    values += (tl.load(p_x + c * PLANE, mask=there, other=0.0).to(tl.float32),)
+        values = _load_cells(x, thread, i_b, p_0, q_0, c_0, PIECE, SHAPE, IMAGE)
     return values
 
 
@@ -60,35 +30,96 @@ def put_tile(  # type: ignore[no-untyped-def]
     tile, thread, values, PIECE: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr
 ):  # fmt: skip
     """Store what ``load_tile`` loaded to the tile at shared address ``tile``."""
-    CHANNELS: tl.constexpr = SHAPE.tile.channels
-    CHANNEL_CELLS: tl.constexpr = SHAPE.tile.channel_cells
-    CELLS: tl.constexpr = SHAPE.tile.cells
-    SIZE: tl.constexpr = SHAPE.piece
     if IMAGE.channels_last:
-        SIDE: tl.constexpr = SHAPE.channels_at_once
-        AT_ONCE: tl.constexpr = SHAPE.threads // SIDE
-        STEPS: tl.constexpr = (CELLS + AT_ONCE - 1) // AT_ONCE
-        for c in tl.static_range(0, CHANNELS, SIDE):
-            channel = thread % SIDE + c
-            for first in tl.static_range(0, CELLS, AT_ONCE):
-                if (c // SIDE * STEPS + first // AT_ONCE) // SIZE == PIECE:
-                    cell = thread // SIDE + first
-                    here = (channel < CHANNELS) & (cell < CELLS) & (thread < AT_ONCE * SIDE)
-                    value = values[(c // SIDE * STEPS + first // AT_ONCE) % SIZE]
-                    put(tile + (channel * CHANNEL_CELLS + cell) * 4, value, here)
+        _put_channels(tile, thread, values, PIECE, SHAPE)
     else:
-        THREADS: tl.constexpr = SHAPE.threads
-        AT_ONCE: tl.constexpr = SHAPE.channels_at_once
-        STEPS: tl.constexpr = (CHANNELS + AT_ONCE - 1) // AT_ONCE
-        for first in tl.static_range(0, CELLS, THREADS):
-            cell, channel = cell_and_channel(thread, first, SHAPE)
-            p_tile = tile + (channel * CHANNEL_CELLS + cell) * 4
-            mine = (cell < CELLS) & (channel < AT_ONCE)
-            for c in tl.static_range(0, CHANNELS, AT_ONCE):
-                if (first // THREADS * STEPS + c // AT_ONCE) // SIZE == PIECE:
-                    here = mine & (channel < CHANNELS - c)
-                    value = values[(first // THREADS * STEPS + c // AT_ONCE) % SIZE]
-                    put(p_tile + c * (CHANNEL_CELLS * 4), value, here)
+        _put_cells(tile, thread, values, PIECE, SHAPE)
+
+
+@triton.jit
+def _load_cells(  # type: ignore[no-untyped-def]
+    x, thread, i_b, p_0, q_0, c_0, PIECE: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr
+):  # fmt: skip
+    SIZE: tl.constexpr = SHAPE.piece
+    THREADS: tl.constexpr = SHAPE.threads
+    CELLS: tl.constexpr = SHAPE.tile.cells
+    CHANNELS: tl.constexpr = SHAPE.tile.channels
+    AT_ONCE: tl.constexpr = SHAPE.channels_at_once
+    STEPS: tl.constexpr = (CHANNELS + AT_ONCE - 1) // AT_ONCE
+    PLANE: tl.constexpr = IMAGE.H * IMAGE.W
+    values = ()
+    for first in tl.static_range(0, CELLS, THREADS):
+        cell, channel = cell_and_channel(thread, first, SHAPE)
+        o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
+        inside = inside & (cell < CELLS) & (channel < AT_ONCE)
+        p_x = x + (c_0 + channel) * PLANE + o_x
+        for c in tl.static_range(0, CHANNELS, AT_ONCE):
+            if (first // THREADS * STEPS + c // AT_ONCE) // SIZE == PIECE:
+                there = inside & (channel < CHANNELS - c) & (c_0 + channel + c < IMAGE.C)
+                values += (tl.load(p_x + c * PLANE, mask=there, other=0.0).to(tl.float32),)  # type: ignore[assignment]
+    return values
+
+
+@triton.jit
+def _put_cells(tile, thread, values, PIECE: tl.constexpr, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    SIZE: tl.constexpr = SHAPE.piece
+    THREADS: tl.constexpr = SHAPE.threads
+    CELLS: tl.constexpr = SHAPE.tile.cells
+    CHANNELS: tl.constexpr = SHAPE.tile.channels
+    CHANNEL_BYTES: tl.constexpr = SHAPE.tile.channel_cells * 4
+    AT_ONCE: tl.constexpr = SHAPE.channels_at_once
+    STEPS: tl.constexpr = (CHANNELS + AT_ONCE - 1) // AT_ONCE
+    for first in tl.static_range(0, CELLS, THREADS):
+        cell, channel = cell_and_channel(thread, first, SHAPE)
+        p_tile = tile + channel * CHANNEL_BYTES + cell * 4
+        mine = (cell < CELLS) & (channel < AT_ONCE)
+        for c in tl.static_range(0, CHANNELS, AT_ONCE):
+            if (first // THREADS * STEPS + c // AT_ONCE) // SIZE == PIECE:
+                value = values[(first // THREADS * STEPS + c // AT_ONCE) % SIZE]
+                put(p_tile + c * CHANNEL_BYTES, value, mine & (channel < CHANNELS - c))
+
+
+@triton.jit
+def _load_channels(  # type: ignore[no-untyped-def]
+    x, thread, i_b, p_0, q_0, c_0, PIECE: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr
+):  # fmt: skip
+    SIZE: tl.constexpr = SHAPE.piece
+    CELLS: tl.constexpr = SHAPE.tile.cells
+    CHANNELS: tl.constexpr = SHAPE.tile.channels
+    SIDE: tl.constexpr = SHAPE.channels_at_once
+    AT_ONCE: tl.constexpr = SHAPE.threads // SIDE
+    STEPS: tl.constexpr = (CELLS + AT_ONCE - 1) // AT_ONCE
+    values = ()
+    for c in tl.static_range(0, CHANNELS, SIDE):
+        channel = thread % SIDE + c
+        for first in tl.static_range(0, CELLS, AT_ONCE):
+            if (c // SIDE * STEPS + first // AT_ONCE) // SIZE == PIECE:
+                cell = thread // SIDE + first
+                o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
+                there = inside & (cell < CELLS) & (channel < CHANNELS)
+                there = there & (c_0 + channel < IMAGE.C)
+                p_x = x + o_x + c_0 + channel
+                values += (tl.load(p_x, mask=there, other=0.0).to(tl.float32),)  # type: ignore[assignment]
+    return values
+
+
+@triton.jit
+def _put_channels(tile, thread, values, PIECE: tl.constexpr, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    SIZE: tl.constexpr = SHAPE.piece
+    CELLS: tl.constexpr = SHAPE.tile.cells
+    CHANNELS: tl.constexpr = SHAPE.tile.channels
+    CHANNEL_BYTES: tl.constexpr = SHAPE.tile.channel_cells * 4
+    SIDE: tl.constexpr = SHAPE.channels_at_once
+    AT_ONCE: tl.constexpr = SHAPE.threads // SIDE
+    STEPS: tl.constexpr = (CELLS + AT_ONCE - 1) // AT_ONCE
+    for c in tl.static_range(0, CHANNELS, SIDE):
+        channel = thread % SIDE + c
+        for first in tl.static_range(0, CELLS, AT_ONCE):
+            if (c // SIDE * STEPS + first // AT_ONCE) // SIZE == PIECE:
+                cell = thread // SIDE + first
+                here = (channel < CHANNELS) & (cell < CELLS) & (thread < AT_ONCE * SIDE)
+                value = values[(c // SIDE * STEPS + first // AT_ONCE) % SIZE]
+                put(tile + channel * CHANNEL_BYTES + cell * 4, value, here)
 
 
 @triton.jit
