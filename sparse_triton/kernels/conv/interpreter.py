@@ -36,10 +36,11 @@ class Place(NamedTuple):
 def staged(shape: Shape, X: Float32, at: Place, channel: int) -> Float32:
     """[cells] of the tile that begins at ``channel``; X is [batch, C, H, W].
 
-    NaN wherever a lane without an output may read.
+    NaN between channels, where only a lane without an output may read.
     """
     tile = shape.tile
     cells = np.full(tile.bytes // 4, np.nan, dtype=np.float32)
+    cells[tile.zeros :] = 0.0
     for c, image in itertools.product(range(tile.channels), range(tile.images)):
         start = c * tile.channel_cells + image * tile.plane
         plane = np.zeros(tile.plane, dtype=np.float32)

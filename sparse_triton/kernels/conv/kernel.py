@@ -16,7 +16,7 @@ from sparse_triton.kernels.conv.finish import finish_tile
 from sparse_triton.kernels.conv.lists import lists_for
 from sparse_triton.kernels.conv.program import conv_programs, emit_program
 from sparse_triton.kernels.conv.shape import Shape, image_of, shape_of
-from sparse_triton.kernels.conv.stage import load_tile, put_tile
+from sparse_triton.kernels.conv.stage import load_tile, put_tile, put_zeros
 from sparse_triton.kernels.conv.walk import Walk, emit_walk
 from sparse_triton.kernels.epilogue import f32s
 
@@ -54,6 +54,7 @@ def conv_gather(  # type: ignore[no-untyped-def]
         gdc_launch_dependents()
         gdc_wait()
     values = load_chunk(x, thread, rank, i_b, i_p, i_q, 0, 0, SHAPE, IMAGE)
+    put_zeros(shared, thread, SHAPE)
     for chunk in tl.static_range(CHUNKS):
         put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
         if SHAPE.ahead and chunk + 1 < CHUNKS:
@@ -258,8 +259,7 @@ def conv_source(plan: Plan[ConvProblem]) -> KernelSource:
 
 
 def _gather_parts(plan: Plan[ConvProblem], shape: Shape) -> tuple[dict[str, Any], dict[str, Any]]:
-    depth = min(plan.config.prefetch, shape.batch)
-    walk = emit_walk(Walk(shape.repeat, shape.tile.step * 4, depth, shape.batch))
+    walk = emit_walk(Walk(shape.repeat, shape.tile.step * 4, shape.depth, shape.batch))
     packed = lists_for(plan)
     arrays = {
         "pairs": packed.pairs.view("int64"),

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Lists:
-    """pairs  [nnz, 2] int32: byte offset from a lane's point of the tile, bits of the float32 value
+    """pairs  [n, 2] int32: byte offset from a lane's point of the tile, bits of the float32 value;
+           zeros of the tile times zero where a list is filled up to a whole number of turns
     runs   [blocks, K_blocks * chunks, Gy, block_m, 2] int32: first pair and length of each list
     rows   [blocks, block_m] int32: row at each place, -1: none
     """
@@ -38,11 +39,16 @@ def lists_for(plan: Plan[ConvProblem]) -> Lists:
     which = _list_of_entry(plan.csr, rows, cells, shape)
     lists = (rows.shape[0], shape.K_blocks * shape.tile.chunks, shape.Gy, shape.block_m)
     counts = np.bincount(which, minlength=int(np.prod(lists)))
+    room = -(-counts // shape.depth) * shape.depth
+    starts = np.cumsum(room) - room
     order = np.argsort(which, kind="stable")
-    offsets = cells.cell[plan.csr.column_indices] * 4
-    pairs = np.stack([offsets, plan.csr.values.view(np.int32)], axis=-1)[order]
-    runs = np.stack([np.cumsum(counts) - counts, counts], axis=-1).astype(np.int32)
-    return Lists(np.ascontiguousarray(pairs), runs.reshape(*lists, 2), rows)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    at = np.repeat(starts, counts) + np.arange(len(order)) - first
+    pairs = np.tile(np.array([4 * shape.tile.zeros, 0], dtype=np.int32), (int(room.sum()), 1))
+    pairs[at, 0] = 4 * cells.cell[plan.csr.column_indices][order]
+    pairs[at, 1] = plan.csr.values.view(np.int32)[order]
+    runs = np.stack([starts, room], axis=-1).astype(np.int32)
+    return Lists(pairs, runs.reshape(*lists, 2), rows)
 
 
 def _list_of_entry(csr: CSR, rows: NDArray[np.int32], cells: Cells, shape: Shape) -> Int64:

@@ -21,7 +21,7 @@ class Shape:
     """One program of a cluster of ``K_blocks``.
 
     block_m     places for rows of W
-    batch       pairs of a list that a warp fetches at a time (gather)
+    batch       pairs of a list that a warp fetches at a time (gather), ``depth`` a turn
     row_groups  threads a lane has in a program: Gy groups of a thread for ``stack`` places (gather)
                 or for all places (unrolled)
     chunks      of channels, staged one after the other
@@ -38,6 +38,7 @@ class Shape:
     pool: Pool | None
     channels_last: bool
     batch: int = 0
+    depth: int = 1
 
     @property
     def lanes(self) -> int:
@@ -134,7 +135,7 @@ def gather_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
     last = problem.x_layout == "column"
     return Shape(
         tile, block_m, config.Gy, config.K_blocks, row_groups, problem.pool, last,
-        batch=min(WARP, tile.lanes),
+        batch=min(WARP, tile.lanes), depth=min(config.prefetch, WARP, tile.lanes),
     )  # fmt: skip
 
 

@@ -123,6 +123,16 @@ def _put_channels(tile, thread, values, PIECE: tl.constexpr, SHAPE: tl.constexpr
 
 
 @triton.jit
+def put_zeros(tile, thread, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Zeros behind the tile: what a pair without a product reads."""
+    SPAN: tl.constexpr = SHAPE.tile.span
+    THREADS: tl.constexpr = SHAPE.threads
+    for first in tl.static_range(0, SPAN, THREADS):
+        cell = thread + first
+        put(tile + (SHAPE.tile.zeros + cell) * 4, thread.to(tl.float32) * 0.0, cell < SPAN)
+
+
+@triton.jit
 def cell_and_channel(thread, first, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
     """Of small images several channels are staged side by side."""
     CELLS: tl.constexpr = SHAPE.tile.cells

@@ -108,10 +108,19 @@ class Tile:
         return self.cells | 1
 
     @property
+    def span(self) -> int:
+        """Cells from the first point of the first lane to the last of the last."""
+        return (self.repeat - 1) * self.step + self.lanes
+
+    @property
+    def zeros(self) -> int:
+        """Cell where ``span`` zeros begin: what a pair without a product reads, and lanes without
+        an output past the end of the tile."""
+        return self.channels * self.channel_cells
+
+    @property
     def bytes(self) -> int:
-        """Of the tile, and of what lanes without an output read past its end."""
-        furthest = self.channels * self.channel_cells + self.lanes * self.repeat + self.pitch
-        return 4 * (furthest + 1)
+        return 4 * (self.zeros + self.span)
 
     @property
     def tiles(self) -> int:
@@ -138,7 +147,7 @@ def tile_of(problem: ConvProblem, config: KernelConfig, lane_bytes: int = 0) -> 
     share = ceil_div(problem.C, config.K_blocks)
     lanes = max(4, lanes)
     budget = (MAX_SHARED_BYTES - 16 - lanes * lane_bytes) // 4
-    budget -= lanes * config.repeat + columns.cells + 1
+    budget -= (config.repeat - 1) * (plane if together else lanes) + lanes
     fitting = max(1, budget // (images * plane | 1))
     chunks = ceil_div(share, fitting)
     return Tile(rows, columns, images, ceil_div(share, chunks), chunks, lanes, config.repeat, plane)

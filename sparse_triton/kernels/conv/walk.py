@@ -3,8 +3,7 @@
 The lanes of a row fetch their list together, one pair a lane: a batch. A batch goes through shared
 memory, so that each lane reads all of it, ``depth`` pairs a turn, two a load, while the next batch
 is on its way from memory. X comes from the staged tile, ``repeat`` points a pair at immediate
-offsets. The last pairs of a list, fewer than ``depth``, are predicated: nothing that is not in the
-list is multiplied.
+offsets. A list fills whole turns: pairs without a product read zeros.
 """
 
 from __future__ import annotations
@@ -44,7 +43,10 @@ def emit_walk(walk: Walk) -> Asm:
         f"mov.b64 pair, {first};",
         f"mov.b32 left, {count};",
         *_mask(walk, lane),
+        "setp.le.s32 more, left, 0;",
+        f"@more bra END{UID};",
         f"BATCH{UID}:",
+        '.pragma "nounroll";',
         "bar.warp.sync mask;",
         f"st.shared.b64 [{mine}], pair;",
         "bar.warp.sync mask;",
@@ -54,18 +56,13 @@ def emit_walk(walk: Walk) -> Asm:
         f"setp.gt.s32 more, left, {lane};",
         "@more ld.global.nc.b64 pair, [p];",
         f"mov.b32 at, {batch};",
-        f"setp.lt.s32 done, here, {walk.depth};",
-        f"@done bra LAST{UID};",
         f"TURN{UID}:",
+        '.pragma "nounroll";',
         *_turn(walk, tile, sums),
-        f"@!done bra TURN{UID};",
-        f"LAST{UID}:",
-        "setp.le.s32 done, here, 0;",
-        f"@done bra NEXT{UID};",
-        *_last(walk, tile, sums),
-        f"NEXT{UID}:",
+        f"@more bra TURN{UID};",
         "setp.gt.s32 more, left, 0;",
         f"@more bra BATCH{UID};",
+        f"END{UID}:",
     ]
     return Asm("{\n" + "\n".join(lines) + "\n}", ",".join(operands.constraints))
 
@@ -75,7 +72,7 @@ def _declare(walk: Walk) -> Iterator[str]:
     yield ".reg .b32 left, here, at, o, mask;"
     yield f".reg .b32 k<{walk.depth}>;"
     yield f".reg .f32 w<{walk.depth}>, x<{walk.depth * walk.repeat}>;"
-    yield f".reg .pred done, more, there<{walk.depth}>;"
+    yield ".reg .pred more;"
 
 
 def _mask(walk: Walk, lane: str) -> Iterator[str]:
@@ -88,41 +85,18 @@ def _mask(walk: Walk, lane: str) -> Iterator[str]:
         yield f"shl.b32 mask, {(1 << walk.batch) - 1}, o;"
 
 
-def _pairs(walk: Walk) -> Iterator[str]:
+def _turn(walk: Walk, tile: str, sums: list[str]) -> Iterator[str]:
+    """``depth`` pairs, then their points, then the products."""
     for i in range(0, walk.depth, 2):
         two = f"k{i}, w{i}, k{i + 1}, w{i + 1}"
         yield f"ld.shared.v4.b32 {{{two}}}, [at+{i * PAIR_BYTES}];"
-
-
-def _loads(walk: Walk, i: int, tile: str, guard: str = "") -> Iterator[str]:
-    yield f"add.s32 o, k{i}, {tile};"
-    for n in range(walk.repeat):
-        load = f"ld.shared.f32 x{i * walk.repeat + n}, [o+{n * walk.step_bytes}];"
-        yield f"{guard} {load}".strip()
-
-
-def _products(walk: Walk, i: int, sums: list[str], guard: str = "") -> Iterator[str]:
-    for n, acc in enumerate(sums):
-        yield f"{guard} fma.rn.f32 {acc}, x{i * walk.repeat + n}, w{i}, {acc};".strip()
-
-
-def _turn(walk: Walk, tile: str, sums: list[str]) -> Iterator[str]:
-    yield from _pairs(walk)
     for i in range(walk.depth):
-        yield from _loads(walk, i, tile)
+        yield f"add.s32 o, k{i}, {tile};"
+        for n in range(walk.repeat):
+            yield f"ld.shared.f32 x{i * walk.repeat + n}, [o+{n * walk.step_bytes}];"
     for i in range(walk.depth):
-        yield from _products(walk, i, sums)
+        for n, acc in enumerate(sums):
+            yield f"fma.rn.f32 {acc}, x{i * walk.repeat + n}, w{i}, {acc};"
     yield f"add.s32 at, at, {walk.depth * PAIR_BYTES};"
     yield f"sub.s32 here, here, {walk.depth};"
-    yield f"setp.lt.s32 done, here, {walk.depth};"
-
-
-def _last(walk: Walk, tile: str, sums: list[str]) -> Iterator[str]:
-    """What lies past the list in the batch is read as a pair, but neither used to load nor to
-    multiply."""
-    yield from _pairs(walk)
-    for i in range(walk.depth - 1):
-        yield f"setp.gt.s32 there{i}, here, {i};"
-        yield from _loads(walk, i, tile, f"@there{i}")
-    for i in range(walk.depth - 1):
-        yield from _products(walk, i, sums, f"@there{i}")
+    yield "setp.gt.s32 more, here, 0;"
