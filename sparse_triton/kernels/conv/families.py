@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.conv.interpreter import interpret
 from sparse_triton.kernels.conv.limits import gather_why_not, unrolled_why_not
-from sparse_triton.kernels.conv.model import gather_cycles
+from sparse_triton.kernels.conv.model import gather_us
+from sparse_triton.kernels.conv.shape import gather_shape, unrolled_shape
 from sparse_triton.kernels.family import Family, Space
 from sparse_triton.problem import MANY_COLUMNS, ConvProblem
 
@@ -55,7 +57,7 @@ class GatherConv(Staged):
     name = "gather"
 
     def space(self, problem: ConvProblem, device: Device) -> Space:
-        return {**super().space(problem, device), "stack": (1, 2, 4)}
+        return {**super().space(problem, device), "stack": (1, 2, 4, 8)}
 
     def why_not(self, problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
         return gather_why_not(problem, config, device)
@@ -77,44 +79,62 @@ class UnrolledConv(Staged):
 
 def _tile_counts(height: int, width: int) -> tuple[int, ...]:
     """From whole images to single rows, then halves and quarters of rows."""
-    rows = {ceil_div(height, n) for n in powers_of_two(1, height)}
+    rows = {1, *(ceil_div(height, n) for n in powers_of_two(1, height))}
     return (*sorted(rows), *(height * n for n in (2, 4, 8) if n <= width))
 
 
-def _gather_guesses(problem: ConvProblem, device: Device) -> list[KernelConfig]:
-    """All sizes worth a thought, the best by the model first."""
-    height, width = problem.y_size
-    legal = []
-    for N_blocks, repeat, K_blocks, Gy, rows in itertools.product(
-        _tile_counts(height, width), (1, 2, 4), (1, 2, 4, 8), (1, 2, 4), (2, 4, 8, 16, 32)
-    ):
-        config = KernelConfig(
-            "gather", ceil_div(problem.M, rows), N_blocks, Gy, K_blocks, repeat=repeat,
-            row_blocks="even_nnz", prefetch=8,
-        )  # fmt: skip
-        if gather_why_not(problem, config, device) is None:
-            legal.append((gather_cycles(problem, config, device), str(config), config))
-    return [config for _, _, config in sorted(legal)[:1]]
+def _gather_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
+    """What the model likes best, of the sizes that sweeps found good; then any size at all."""
+    lanes = 32 if problem.N >= 32 else 4
+    found = [
+        (gather_us(problem, config, device), str(config), config)
+        for config in _gather_candidates(problem)
+        if gather_why_not(problem, config, device) is None
+        and gather_shape(problem, config).lanes >= lanes
+    ]
+    if found:
+        yield min(found)[2]
+    yield from _gather_candidates(problem)
 
 
-def _unrolled_guesses(problem: ConvProblem, device: Device) -> list[KernelConfig]:
+def _gather_candidates(problem: ConvProblem) -> Iterator[KernelConfig]:
     height, width = problem.y_size
     many = problem.N * problem.batch >= MANY_COLUMNS
-    return [
-        KernelConfig(
-            "unrolled", ceil_div(problem.M, rows), N_blocks, Gy, K_blocks, row_blocks="even_nnz",
-            prefetch=8, fastest="columns" if many else "rows",
-        )
-        for rows in (32, 16, 64)
-        for Gy, K_blocks in ((2, 1), (4, 1), (2, 2), (1, 1), (4, 4), (8, 8))
-        for N_blocks in _tile_counts(height, width)
-    ]  # fmt: skip
+    stacks, clusters, groups = (
+        ((1, 2, 4, 8), (1,), (1,)) if many else ((1,), (1, 2, 4, 8), (1, 2, 4))
+    )
+    for N_blocks, repeat, K_blocks, Gy, stack, places in itertools.product(
+        _tile_counts(height, width), (1, 2, 4), clusters, groups, stacks, (2, 4, 8, 16, 32)
+    ):
+        yield KernelConfig(
+            "gather", ceil_div(problem.M, places), N_blocks, Gy, K_blocks, stack=stack,
+            repeat=repeat, row_blocks="even_nnz", prefetch=8,
+        )  # fmt: skip
+
+
+def _unrolled_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
+    """Many pixels: 32 rows and as many of 256 lanes as a tile fills, because every row block stages
+    X again and every tile runs the same code. Few: 8 rows, the columns dealt over 8 groups."""
+    many = problem.N * problem.batch >= MANY_COLUMNS
+    most = 256 if many else 128
+    tiles = sorted(_tile_counts(*problem.y_size))
+    sized = [(unrolled_shape(problem, _unrolled(problem, n, 32, 1, many)).lanes, n) for n in tiles]
+    for _, N_blocks in sorted(sized, key=lambda s: (s[0] > most, abs(s[0] - most), s[1])):
+        for rows, Gy in ((32, 1), (16, 1), (8, 1)) if many else ((8, 8), (8, 4), (8, 2), (8, 1)):
+            yield _unrolled(problem, N_blocks, rows, Gy, many)
+
+
+def _unrolled(problem: ConvProblem, N_blocks: int, rows: int, Gy: int, many: bool) -> KernelConfig:
+    return KernelConfig(
+        "unrolled", ceil_div(problem.M, rows), N_blocks, Gy, row_blocks="even_nnz", prefetch=8,
+        fastest="columns" if many else "rows",
+    )  # fmt: skip
 
 
 def _first_legal(
-    family: Staged, guesses: list[KernelConfig], problem: ConvProblem, device: Device
+    family: Staged, guesses: Iterator[KernelConfig], problem: ConvProblem, device: Device
 ) -> KernelConfig:
     for config in guesses:
         if family.why_not(problem, config, device) is None:
             return config
-    return KernelConfig(family.name)
+    return KernelConfig(family.name, row_blocks="even_nnz")

@@ -12,7 +12,7 @@ from sparse_triton.problem import ConvProblem
 
 MAX_THREADS = 1024
 MAX_CHUNKS = 64
-MAX_STAGING = 96  # loads of one thread and chunk: they are written out
+MAX_STAGING = 128  # of one thread and chunk: they are written out
 REGISTERS_BESIDES = 28
 
 

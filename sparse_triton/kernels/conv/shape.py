@@ -130,7 +130,7 @@ class Shape:
 def gather_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
     places = next_power_of_two(ceil_div(problem.M, config.M_blocks))
     row_groups = config.Gy * places
-    tile = tile_of(problem, config, row_groups * PAIR_BYTES)
+    tile = tile_of(problem, config, row_groups, PAIR_BYTES)
     block_m = places * config.stack
     last = problem.x_layout == "column"
     return Shape(
@@ -143,7 +143,7 @@ def unrolled_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
     rows = ceil_div(problem.M, config.M_blocks)
     block_m = ceil_div(rows, config.parts) * config.parts
     last = problem.x_layout == "column"
-    tile = tile_of(problem, config)
+    tile = tile_of(problem, config, config.Gy)
     return Shape(tile, block_m, config.Gy, config.K_blocks, config.Gy, problem.pool, last)
 
 

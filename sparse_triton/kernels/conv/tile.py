@@ -22,6 +22,7 @@ from sparse_triton.pattern import Int32, Int64
 from sparse_triton.problem import ConvProblem, taps
 
 MAX_SHARED_BYTES = 48 * 1024  # what a kernel may declare statically
+MAX_STAGING = 88  # elements a thread should stage of a chunk: they are written out
 FEW_POINTS = 128  # images of no more points than this share a lane
 
 
@@ -127,11 +128,14 @@ class Tile:
         return self.rows.tiles * self.columns.tiles
 
 
-def tile_of(problem: ConvProblem, config: KernelConfig, lane_bytes: int = 0) -> Tile:
+def tile_of(
+    problem: ConvProblem, config: KernelConfig, row_groups: int, thread_bytes: int = 0
+) -> Tile:
     """The tile of a configuration: ``N_blocks`` tiles of an image, whole rows as long as there are
     rows to deal; channels dealt evenly over the programs of a cluster, in as few chunks as fit.
 
-    lane_bytes  of shared memory that a program needs besides for each lane
+    row_groups    threads a lane has
+    thread_bytes  of shared memory that a program needs besides for each thread
     """
     height, width = problem.y_size
     down = min(config.N_blocks, height)
@@ -146,9 +150,10 @@ def tile_of(problem: ConvProblem, config: KernelConfig, lane_bytes: int = 0) -> 
     lanes = next_power_of_two(ceil_div(points, 1 if together else config.repeat))
     share = ceil_div(problem.C, config.K_blocks)
     lanes = max(4, lanes)
-    budget = (MAX_SHARED_BYTES - 16 - lanes * lane_bytes) // 4
+    threads = lanes * row_groups
+    budget = (MAX_SHARED_BYTES - 16 - threads * thread_bytes) // 4
     budget -= (config.repeat - 1) * (plane if together else lanes) + lanes
-    fitting = max(1, budget // (images * plane | 1))
+    fitting = max(1, min(budget, MAX_STAGING * threads) // (images * plane | 1))
     chunks = ceil_div(share, fitting)
     return Tile(rows, columns, images, ceil_div(share, chunks), chunks, lanes, config.repeat, plane)
 
