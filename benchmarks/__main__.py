@@ -181,12 +181,13 @@ def _decode(args: argparse.Namespace) -> None:
     if args.shapes:
         shapes = [tuple(int(n) for n in s.split("x")) for s in args.shapes.split(",")]
     sparsities = _numbers(args.sparsity, float) or decode.SPARSITIES
-    rows, ceilings = decode.run(shapes, sparsities, _numbers(args.columns, int) or decode.COLUMNS)
     facts = environment(Device.of(torch.device("cuda")))
+    rows: list[dict[str, Any]] = []
+    for some in decode.run(shapes, sparsities, _numbers(args.columns, int) or decode.COLUMNS):
+        rows += some  # an interrupted run keeps what it has
+        _finish(args, {"benchmark": "decode", "environment": facts, "rows": rows})
     if args.png:
         decode_report.plot(rows, facts, args.png)
-    result = {"benchmark": "decode", "environment": facts, "ceilings": ceilings.to_dict()}
-    _finish(args, {**result, "rows": rows})
     print(decode_report.details(rows), decode_report.summary(rows), sep="\n\n")
 
 

@@ -8,10 +8,14 @@ timed; the dense side is the best of the library's calls. CUDA graphs, one run.
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import linear
 from tqdm.auto import tqdm
@@ -25,7 +29,9 @@ from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.executor import problem_of
-from sparse_triton.plan import plan_spmm
+from sparse_triton.pattern import CSR
+from sparse_triton.plan import default_config, plan_spmm
+from sparse_triton.problem import SpmmProblem
 from sparse_triton.verify import call_ratio
 
 SHAPES = ((4096, 4096), (11008, 4096), (4096, 11008), (28672, 8192), (8192, 28672))
@@ -38,18 +44,46 @@ Row = dict[str, Any]
 def run(
     shapes: Iterable[tuple[int, int]] = SHAPES,
     sparsities: Iterable[float] = SPARSITIES,
-    columns: Iterable[int] = COLUMNS,
-) -> tuple[list[Row], Ceilings]:
-    """A row for every (shape, sparsity, N); see ``_row``."""
+    columns: Sequence[int] = COLUMNS,
+) -> Iterator[list[Row]]:
+    """The rows of one weight after the other, one row an N; see ``_row``."""
     device = torch.device("cuda")
-    ceilings = Ceilings.measure(device)
     cases = [(shape, s) for shape in shapes for s in sparsities]
-    rows = []
+    _compile(
+        [_problem(M, K, N, round(M * K * (1 - s))) for (M, K), s in cases for N in columns],
+        Device.of(device),
+    )
+    ceilings = Ceilings.measure(device)
     for (M, K), sparsity in tqdm(cases, desc="measuring", unit="weight"):
         w = pruned(M, K, sparsity, device)
         W = SparseMatrix.from_dense(w)
-        rows += [_row(w, W, sparsity, N, ceilings) for N in columns]
-    return rows, ceilings
+        yield [_row(w, W, sparsity, N, ceilings) for N in columns]
+
+
+def _problem(M: int, K: int, N: int, nnz: int) -> SpmmProblem:
+    dtype = {"x_dtype": "float16", "w_dtype": "float16"}
+    return SpmmProblem(M, K, N, nnz, x_layout="column", y_layout="column", **dtype)
+
+
+def _compile(problems: list[SpmmProblem], device: Device) -> None:
+    """Fill Triton's disk cache, one process a core; the code does not depend on the pattern."""
+    jobs = {(p.K, p.N, default_config(p, device)): p for p in problems}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, initializer=_one_thread) as pool:
+        for built in [pool.submit(_build, p, job[2], device) for job, p in jobs.items()]:
+            built.result()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _build(problem: SpmmProblem, config: KernelConfig, device: Device) -> None:
+    M, K = problem.M, problem.K
+    columns = np.zeros(M, dtype=np.int32)
+    diagonal = CSR((M, K), np.arange(M + 1, dtype=np.int32), columns, np.ones(M, np.float32))
+    plan = plan_spmm(problem, config, diagonal, device)
+    plan.family.build(plan)
 
 
 def pruned(M: int, K: int, sparsity: float, device: torch.device, seed: int = 0) -> torch.Tensor:
