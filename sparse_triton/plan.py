@@ -102,6 +102,8 @@ def _preferred_conv(problem: ConvProblem) -> tuple[str, ...]:
 def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
     if decode_pays(problem):
         return ("decode", "gather", "dense")
+    if bound_by_weight(problem) and problem.sparsity < 0.9:
+        return ("dense",)
     if problem.sparsity < 0.6:
         return ("dense",)
     columns = problem.N * problem.batch

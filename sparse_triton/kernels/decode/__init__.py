@@ -51,9 +51,10 @@ class Decode(Family):
         vector = next_power_of_two(problem.N)
         fits = 2 * problem.K * vector <= device.shared_bytes - STATIC_SHARED_BYTES
         can_expand = problem.x_dtype == problem.w_dtype and BLOCK_ROWS[0] < problem.M
-        if vector <= 4 or not can_expand or (vector == 8 and fits and problem.sparsity >= 0.8):
+        few = problem.sparsity >= (0.7 if 32 * device.cores >= problem.M else 0.8)
+        if vector <= 4 or not can_expand or (vector == 8 and fits and few):
             return _walk_config(problem, device, gap_bits)
-        return _expand_config(problem, gap_bits)
+        return _expand_config(problem, device, gap_bits)
 
     def build(self, plan: Plan) -> Kernel:
         from sparse_triton.build import compile_kernel
@@ -84,14 +85,12 @@ def _walk_config(problem: SpmmProblem, device: Device, gap_bits: int) -> KernelC
     vector = min(8, next_power_of_two(problem.N))
     while vector > 1 and 2 * problem.K * vector > device.shared_bytes - STATIC_SHARED_BYTES:
         vector //= 2
-    if vector == 1:
-        threads, prefetch = 512, 8
-    elif vector <= 4:
-        threads, prefetch = (1024, 2) if blocks <= device.cores else (512, 4)
+    if 2.4 * device.cores <= blocks <= 3 * device.cores:
+        threads, prefetch = 256, {1: 8, 2: 6, 4: 6, 8: 3}[vector]
+    elif vector in (2, 4) and blocks <= device.cores:
+        threads, prefetch = 1024, 2
     else:
-        threads, prefetch = 512, 2
-    if vector <= 4 and 2.4 * device.cores <= blocks <= 3 * device.cores:
-        threads, prefetch = 256, {1: 8, 2: 6, 4: 6}[vector]
+        threads, prefetch = 512, {1: 8, 2: 4, 4: 4, 8: 2}[vector]
     return KernelConfig(
         "decode",
         M_blocks=blocks,
@@ -104,17 +103,23 @@ def _walk_config(problem: SpmmProblem, device: Device, gap_bits: int) -> KernelC
     )
 
 
-def _expand_config(problem: SpmmProblem, gap_bits: int) -> KernelConfig:
-    """16 rows, 256 threads, chunks of 1024 columns; 32 rows and 512 columns for weights so large
-    that programs are many anyway and X is read often."""
-    large = problem.M * problem.K >= 2**27
-    block_m, Gy, chunk = (32, 8, 512) if large else (16, 16, 1024)
+def _expand_config(problem: SpmmProblem, device: Device, gap_bits: int) -> KernelConfig:
+    """16 rows a program, 32 where programs are many anyway: X is read once for all of them. Threads
+    and chunks so that a thread has two or three steps of a chunk."""
+    if problem.N > 8:
+        block_m, Gy, chunk, prefetch = 16, 16, 1024, 4
+    elif 64 * device.cores <= problem.M:
+        block_m, Gy, chunk, prefetch = 32, 8, 512, 6
+    elif 48 * device.cores <= problem.M:
+        block_m, Gy, chunk, prefetch = 16, 8, 512, 6
+    else:
+        block_m, Gy, chunk, prefetch = 16, 32, 1024, 3
     return KernelConfig(
         "decode",
         M_blocks=ceil_div(problem.M, block_m),
         Gy=Gy,
         row_blocks="sorted",
-        prefetch=6 if problem.sparsity < 0.75 else 4,
+        prefetch=prefetch,
         gap_bits=gap_bits,
         fastest="columns",
         chunk=chunk,
