@@ -87,8 +87,11 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
 
 
 def _config(options: Options) -> st.SparsifyConfig:
-    """Where tuning follows, it decides: every pruned layer is converted, dense is a candidate."""
-    return st.SparsifyConfig(min_gain=1.0 if options.budget is None else 0.0)
+    """Where tuning follows, it decides: every layer that is sparse, depthwise convolutions among
+    them, is converted, and dense is a candidate."""
+    if options.budget is None:
+        return st.SparsifyConfig()
+    return st.SparsifyConfig(min_gain=0.0, between_groups=True)
 
 
 def _tune(model: nn.Module, x: torch.Tensor, options: Options) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from sparse_triton.problem import MANY_COLUMNS, ConvProblem, Problem, ProblemT, 
 # Non-zeros an untuned call may compile into a program: about ten seconds, once.
 QUICKLY_COMPILED = 40_000
 
+# From here on a warp of token-major columns would fetch a line of X for each of them.
+TURNED_COLUMNS = 16
+
 MAX_GRID = 65535  # programs along the second and third axis of a CUDA grid
 
 
@@ -109,9 +112,10 @@ def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
     columns = problem.N * problem.batch
     few_programs = columns >= 1024 and problem.M <= 96 and problem.nnz <= 4_000
     unrolled_pays = columns >= MANY_COLUMNS or few_programs
+    gathered = ("turned", "gather") if columns >= TURNED_COLUMNS else ("gather",)
     if unrolled_pays and problem.nnz <= QUICKLY_COMPILED:
-        return ("unrolled", "gather", "dense")
-    return ("gather", "dense")
+        return ("unrolled", *gathered, "dense")
+    return (*gathered, "dense")
 
 
 def bound_by_weight(problem: SpmmProblem) -> bool:

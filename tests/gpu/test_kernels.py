@@ -16,7 +16,8 @@ from tests.gpu.cases import Case, cases
 from tests.support import bind, draw_config, problem_for, weight
 
 pytestmark = pytest.mark.gpu
-EVERY = [*cases("unrolled", 110), *cases("gather", 70), *cases("dense", 16)]
+COUNTS = {"unrolled": 110, "gather": 70, "turned": 30, "dense": 16}
+EVERY = [case for family, count in COUNTS.items() for case in cases(family, count)]
 
 
 @pytest.mark.parametrize("case", EVERY, ids=str)

@@ -12,11 +12,13 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from sparse_triton import SparseMatrix
 from sparse_triton.build import run_interpreted
 from sparse_triton.device import Device
 from sparse_triton.kernels.gather.kernel import gather_source
+from sparse_triton.kernels.turned.kernel import turn_source
 from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Epilogue, SpmmProblem
 from tests.support import Bound, draw_config, problem_for, weight, with_operands
@@ -58,7 +60,18 @@ def interpreted(W: SparseMatrix, problem: SpmmProblem, seed: int) -> Bound:
     return with_operands(plan, W, run, "cpu")
 
 
+def turned_cases() -> Iterator[tuple[str, bool]]:
+    """Whether token-major X arrives turned, whatever its extents are to the tiles."""
+    for N, K, batch in ((1, 5, 1), (32, 64, 2), (33, 31, 3), (100, 7, 1)):
+        X = torch.randn(batch, N, K)
+        turned = torch.full((batch, K, N), float("nan"))
+        run_interpreted(turn_source(SpmmProblem(1, K, N, 1, batch)), X, turned)
+        yield f"turn {batch}x{N}x{K}", torch.equal(turned, X.mT)
+
+
 if __name__ == "__main__":
+    for name, right in turned_cases():
+        print(json.dumps({"case": name, "ratio": 0.0 if right else 2.0}), flush=True)
     for name, bound in bound_cases():
         case = f"{name} {bound.plan.config}"
         print(json.dumps({"case": case, "ratio": bound.ratio(bound.result())}), flush=True)

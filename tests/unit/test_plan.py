@@ -37,6 +37,7 @@ def test_default_is_legal(problem: SpmmProblem, device: Device) -> None:
 
 @settings(max_examples=300)
 @given(problem=problems(), device=st.sampled_from(DEVICES), family=st.sampled_from(list(FAMILIES)))
+@example(problem=SpmmProblem(2, 65, 200, 130, x_dtype="float16"), device=GPU, family="gather")
 def test_family_default_is_legal_where_any_configuration_is(
     problem: SpmmProblem, device: Device, family: str
 ) -> None:
@@ -218,6 +219,7 @@ def test_heuristic_families() -> None:
     assert default_config(replace(P, nnz=P.M * P.K // 2), GPU).kernel == "dense"
     assert default_config(replace(P, N=4096), GPU).kernel == "unrolled"
     assert default_config(replace(P, N=16), GPU).kernel == "gather"
-    assert default_config(replace(P, N=4096, x_layout="column"), GPU).kernel == "gather"
+    assert default_config(replace(P, N=4096, x_layout="column"), GPU).kernel == "turned"
+    assert default_config(replace(P, N=8, x_layout="column"), GPU).kernel == "gather"
     assert default_config(replace(P, nnz=0), GPU).kernel == "dense"
     assert default_config(P, DEVICES[-1]).kernel == "cpu"

@@ -6,6 +6,7 @@ loop in PTX) -> ``kernel`` (the Triton kernel around it).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +64,7 @@ class Gather(Family):
             Gy *= 2
         words = max(1, vector * problem.x_itemsize // 4)
         pairs = next_power_of_two(ceil_div(problem.nnz, max(1, problem.M * Gy)))
-        return KernelConfig(
+        config = KernelConfig(
             "gather",
             M_blocks=max(1, ceil_div(problem.M, block_m)),
             N_blocks=N_blocks,
@@ -73,6 +74,9 @@ class Gather(Family):
             row_blocks="even_nnz",
             prefetch=max(4, min(16, 64 // (words * repeat), pairs)),
         )
+        while config.prefetch > 2 and gather_why_not(problem, config, device) is not None:
+            config = replace(config, prefetch=config.prefetch // 2)  # wide programs: few registers
+        return config
 
     def build(self, plan: Plan) -> Kernel:
         from sparse_triton.build import compile_kernel

@@ -1,0 +1,91 @@
+"""Family ``turned``: token-major X is turned once, and then gathered as if it were row-major.
+
+Gathering from token-major X costs a cache line a value, since the columns that a warp works on are
+K values apart. Turning X is one short kernel that reads and writes it once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.kernel import Kernel, Run
+from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.gather import Gather
+from sparse_triton.problem import SpmmProblem
+
+if TYPE_CHECKING:
+    from sparse_triton.plan import Plan
+
+GATHER = Gather()
+
+
+class Turned(Family[SpmmProblem]):
+    name = "turned"
+    device_kind = "cuda"
+
+    def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+        if problem.x_layout == "row":
+            return "X is row-major already; use kernel='gather'"
+        if problem.N == 1:
+            return "one column needs no turning; use kernel='gather'"
+        return GATHER.why_not(row_major(problem), gathering(config), device)
+
+    def space(self, problem: SpmmProblem, device: Device) -> Space:
+        return GATHER.space(row_major(problem), device)
+
+    def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
+        return replace(GATHER.default_config(row_major(problem), device), kernel=self.name)
+
+    def build(self, plan: Plan[SpmmProblem]) -> Kernel:
+        from sparse_triton.build import compile_kernel
+        from sparse_triton.kernels.turned.kernel import turn_source
+
+        turn = compile_kernel(turn_source(plan.problem), plan.device.arch)
+        return TurnedKernel(plan.problem, turn, GATHER.build(gathering_plan(plan)))
+
+    def reference(self, plan: Plan[SpmmProblem], X: NDArray[np.float32]) -> NDArray[np.float32]:
+        return GATHER.reference(gathering_plan(plan), X)
+
+
+def row_major(problem: SpmmProblem) -> SpmmProblem:
+    """The problem once X is turned."""
+    return replace(problem, x_layout="row")
+
+
+def gathering(config: KernelConfig) -> KernelConfig:
+    return replace(config, kernel="gather")
+
+
+def gathering_plan(plan: Plan[SpmmProblem]) -> Plan[SpmmProblem]:
+    return replace(plan, problem=row_major(plan.problem), config=gathering(plan.config))
+
+
+@dataclass(frozen=True, eq=False)
+class TurnedKernel:
+    """Two launches; X turned lives in memory of the call's own."""
+
+    problem: SpmmProblem
+    turn: Kernel
+    gather: Kernel
+
+    def bind(self, device: torch.device) -> Run:
+        p, turn, gather = self.problem, self.turn.bind(device), self.gather.bind(device)
+
+        def run(
+            X: torch.Tensor,
+            Y: torch.Tensor,
+            bias: torch.Tensor | None,
+            residual: torch.Tensor | None,
+        ) -> None:
+            turned = torch.empty((p.batch, p.K, p.N), dtype=X.dtype, device=X.device)
+            turn(X, turned, None, None)
+            gather(turned, Y, bias, residual)
+
+        return run
