@@ -27,11 +27,15 @@ class Block:
 
 
 def find_blocks(
-    model: Module, wanted: set[Module], calls: Counter[Module] | None
+    model: Module,
+    wanted: set[Module],
+    calls: Counter[Module] | None,
+    untraced: dict[Module, str] | None = None,
 ) -> dict[Module, Block]:
     """The block of each wanted layer that something is fused with.
 
-    calls  how often each module was called in one forward pass; None: it was never watched
+    calls     how often each module was called in one forward pass; None: it was never watched
+    untraced  is told of modules that call wanted layers and could not be traced, and why
 
     A layer that others than its own block call, past the block's forward, is left alone: as far as
     their forwards can be traced, and where the calls were counted.
@@ -48,6 +52,8 @@ def find_blocks(
             graph = shallow_graph(module)
             if not isinstance(graph, str):
                 graphs[module] = graph
+            elif untraced is not None and module in block_of.values():
+                untraced[module] = graph
     alone = wanted - _reached(graphs, block_of)
     blocks: dict[Module, Block] = {}
     for module, graph in graphs.items():

@@ -60,6 +60,7 @@ class _Planner:
         self.watched = None if example is None else watch(model, example)
         self.weights: dict[Module, torch.Tensor] = {}
         self.reasons: dict[Module, str] = {}
+        self.untraced: dict[Module, str] = {}
 
     def plan(self) -> Plan:
         for layer in self.layers:
@@ -137,7 +138,7 @@ class _Planner:
         """The block of each layer that something is fused with."""
         wanted = {x.module for x in self.layers if x.module not in self.reasons}
         calls = None if self.watched is None else self.watched.calls
-        return find_blocks(self.model, wanted, calls)
+        return find_blocks(self.model, wanted, calls, self.untraced)
 
     # -- decisions ---------------------------------------------------------------------------------
 
@@ -146,11 +147,9 @@ class _Planner:
         if reason:
             return self._dense_row(layer, reason), None
         fusion = block.fusions[layer.module] if block else None
-        norm = (
-            block.module.get_submodule(fusion.batch_norm)
-            if block and fusion and (fusion.batch_norm)
-            else None
-        )
+        norm = None
+        if block and fusion and fusion.batch_norm:
+            norm = block.module.get_submodule(fusion.batch_norm)
         w = self.weights[layer.module]
         sparse = build(layer, w, fusion, norm)
         gain = self._gain(layer, sparse, fusion)
@@ -210,13 +209,17 @@ class _Planner:
         )  # fmt: skip
 
     def _notes(self, steps: list[Step]) -> list[str]:
-        """BatchNorms that directly follow a converted convolution and were not folded."""
-        reasons = Counter(
-            why_not_folded(m) for m in self.model.modules() if why_not_folded(m) not in ("", "-")
-        )
+        """What of the model as a whole was not fused, and why."""
         if not steps:
             return []
-        return [f"{n} BatchNorm not folded: {reason}" for reason, n in reasons.items()]
+        norms = Counter(why_not_folded(m) for m in self.model.modules())
+        found = [
+            f"{n} BatchNorm not folded: {why}" for why, n in norms.items() if why not in ("", "-")
+        ]
+        blocks = Counter((type(m).__name__, why) for m, why in self.untraced.items())
+        return found + [
+            f"nothing is fused in {n} {name}: {why}" for (name, why), n in blocks.items()
+        ]
 
 
 def _sparsity(w: torch.Tensor) -> float:

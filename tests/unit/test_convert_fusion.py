@@ -154,11 +154,11 @@ class Remembers(Net):
         return self.relu(self.a(x))
 
 
-NO_GRAPH: dict[type[Net], tuple[Forward, Forward]] = {
-    Optional_: (lambda s, x: s.relu(s.a(x)),) * 2,
-    MakesTensors: (lambda s, x: s.relu(s.a(x)) + 1.0,) * 2,
-    AsksType: (lambda s, x: s.relu(s.a(x + x)),) * 2,
-    Branches: (lambda s, x: s.relu(s.a(x)), lambda s, x: s.a(x)),
+NO_GRAPH: dict[type[Net], tuple[str, Forward, Forward]] = {
+    Optional_: ("has optional arguments", *(lambda s, x: s.relu(s.a(x)),) * 2),
+    MakesTensors: ("makes tensors", *(lambda s, x: s.relu(s.a(x)) + 1.0,) * 2),
+    AsksType: ("the type of a value decides a path", *(lambda s, x: s.relu(s.a(x + x)),) * 2),
+    Branches: ("cannot be traced", lambda s, x: s.relu(s.a(x)), lambda s, x: s.a(x)),
 }
 
 
@@ -168,7 +168,10 @@ def test_forwards_that_are_not_one_graph(cls: type[Net]) -> None:
     with torch.no_grad():
         sparse, report = sparsify(model, ANY)
         assert report["a"].decision == "sparse" and report["a"].fused == ()
-        for x, meant in zip((X.abs(), -X.abs()), NO_GRAPH[cls], strict=True):
+        words, *meanings = NO_GRAPH[cls]
+        (note,) = report.notes
+        assert f"nothing is fused in 1 {cls.__name__}: its forward" in note and words in note
+        for x, meant in zip((X.abs(), -X.abs()), meanings, strict=True):
             assert right(sparse(x), net(meant), x)
 
 
