@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sparse_triton.errors import ConfigError
 
-RowBlocks = Literal["even_rows", "even_nnz", "sorted"]
+RowBlocks = Literal["even_rows", "even_nnz", "sorted", "split"]
 Fastest = Literal["rows", "columns"]
 
 
@@ -24,7 +24,9 @@ class KernelConfig:
     vector      adjacent columns of one lane, fetched by one load
     repeat      such groups of columns in one lane, a whole row of lanes apart
     row_blocks  "even_rows" in natural order; "even_nnz" deals rows so that blocks weigh the same;
-                "sorted" puts rows of similar length together
+                "sorted" puts rows of similar length together; "split" deals as even_nnz and cuts
+                rows into lists of equal length, Gy for a mean row, more for a longer one
+    spare       of split rows: row blocks beyond M_blocks, per cent; more room, shorter lists
     prefetch    loads issued ahead of their use
     sync_every  instructions between barriers that keep warps in lock step; 0: none
     fastest     what neighbouring programs differ in: "rows" (they share a column tile of X) or
@@ -45,6 +47,7 @@ class KernelConfig:
     stack: int = 1
     vector: int = 1
     row_blocks: RowBlocks = "even_rows"
+    spare: int = 0
     prefetch: int = 8
     sync_every: int = 0
     repeat: int = 1
@@ -91,6 +94,8 @@ def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | N
     for name in (*counts, "gap_bits"):
         if getattr(config, name) < 1:
             return f"{name} must be at least 1, got {getattr(config, name)}"
+    if config.spare < 0:
+        return f"spare must be 0 per cent or more, got {config.spare}"
     if config.sync_every < 0:
         return f"sync_every must be 0 (never) or positive, got {config.sync_every}"
     if config.chunk < 0:

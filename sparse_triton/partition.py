@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from sparse_triton.config import RowBlocks, ceil_div
 from sparse_triton.pattern import CSR, Int32, Int64
 
 NO_ROW = -1
+SHORTEST_PIECE = 4  # entries: shorter ones cost more to add up than they save
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,71 @@ def partition_rows(csr: CSR, block_m: int, row_blocks: RowBlocks) -> Partition:
     dealt[1::2] = dealt[1::2, ::-1].copy()
     rows = np.ascontiguousarray(dealt.T)
     return Partition(_padding_last(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where each row stands, for blocks whose places hold equal work rather than one row each.
+
+    block, first  [M] block of each row and its first place there
+    span          [M] places it takes, side by side
+    blocks        how many
+    """
+
+    block: Int64
+    first: Int64
+    span: Int64
+    blocks: int
+
+
+def one_place_a_row(rows: Int32, M: int) -> Places:
+    """The places of a ``Partition.rows``."""
+    block, first = np.zeros((2, M), dtype=np.int64)
+    at_block, at_place = np.nonzero(rows != NO_ROW)
+    numbers = rows[at_block, at_place]
+    block[numbers], first[numbers] = at_block, at_place
+    return Places(block, first, np.ones(M, dtype=np.int64), len(rows))
+
+
+def split_rows(csr: CSR, blocks: int, places: int) -> Places:
+    """Cut rows into pieces of equal length, as short as ``blocks`` blocks of ``places`` places
+    allow; a row takes a place for each piece, all in one block.
+
+    Wide rows go first, each to the block with the most room; the others are dealt over what is
+    left, longest first. Where crumbs are left everywhere there is one block more.
+    """
+    span = _spans(csr.row_lengths, blocks * places, places)
+    block, first = np.zeros((2, csr.shape[0]), dtype=np.int64)
+    used = [(0, b) for b in range(max(1, ceil_div(int(span.sum()), places)))]
+    wide = np.flatnonzero(span > 1)
+    for row in wide[np.argsort(-span[wide], kind="stable")].tolist():
+        if used[0][0] + int(span[row]) > places:
+            heapq.heappush(used, (0, len(used)))
+        first[row], block[row] = used[0]
+        heapq.heapreplace(used, (used[0][0] + int(span[row]), used[0][1]))
+    taken = np.zeros(len(used), dtype=np.int64)
+    taken[[b for _, b in used]] = [n for n, _ in used]
+    place, at = np.nonzero(np.arange(places)[:, None] >= taken)  # free, place by place
+    narrow = np.flatnonzero(span == 1)
+    narrow = narrow[np.argsort(-csr.row_lengths[narrow], kind="stable")]
+    block[narrow], first[narrow] = at[: len(narrow)], place[: len(narrow)]
+    return Places(block, first, span, len(used))
+
+
+def _spans(lengths: Int64, room: int, most: int) -> Int64:
+    """Pieces of each row, up to ``most``: the shortest pieces of which ``room`` are enough."""
+
+    def spans(piece: int) -> Int64:
+        return np.clip(-(-lengths // piece), 1, most)
+
+    low, high = SHORTEST_PIECE, max(SHORTEST_PIECE, int(lengths.max(initial=0)))
+    while low < high:
+        middle = (low + high) // 2
+        if spans(middle).sum() <= room:
+            high = middle
+        else:
+            low = middle + 1
+    return spans(low)
 
 
 def _fill(order: NDArray[np.int64], blocks: int, block_m: int) -> Int32:

@@ -53,7 +53,15 @@ def bound_cases() -> Iterator[tuple[str, Bound]]:
 def interpreted(W: SparseMatrix, problem: SpmmProblem, seed: int) -> Bound:
     device = Device.virtual_cuda(90)
     rng = np.random.default_rng(seed)
-    config = draw_config(rng, problem, device, "gather", vector=1, repeat=1)
+    config = draw_config(
+        rng,
+        problem,
+        device,
+        "gather",
+        vector=1,
+        repeat=1,
+        row_blocks=("sorted", "even_nnz")[seed % 2],
+    )
     assert config is not None
     plan = plan_spmm(problem, config, W.csr, device)
     run = functools.partial(run_interpreted, gather_source(plan, naive=True))

@@ -19,7 +19,7 @@ from sparse_triton import SparseMatrix, verify
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.gather.kernel import gather_source
-from sparse_triton.kernels.gather.pack import ALIGN_PAIRS, pack, packed_for
+from sparse_triton.kernels.gather.pack import ALIGN_PAIRS, Cut, pack, packed_for
 from sparse_triton.partition import NO_ROW
 from sparse_triton.plan import plan_spmm
 from tests.strategies import legal_configs, matrices
@@ -30,32 +30,60 @@ DEVICE = Device.virtual_cuda(90)
 
 @given(
     W=matrices(most=20),
-    block_m=st.sampled_from([1, 2, 4, 16]),
+    places=st.sampled_from([1, 2, 4, 16]),
     Gy=st.sampled_from([1, 2, 4, 8]),
-    way=st.sampled_from(["sorted", "even_nnz"]),
+    way=st.sampled_from(["sorted", "even_nnz", "split"]),
 )
-def test_lists_hold_each_entry_once(W: SparseMatrix, block_m: int, Gy: int, way: str) -> None:
-    packed = pack(W.csr, block_m, Gy, way, ahead=8)  # type: ignore[arg-type]
+def test_lists_hold_each_entry_once(W: SparseMatrix, places: int, Gy: int, way: str) -> None:
+    Gy = 1 if way == "split" else Gy
+    packed = pack(W.csr, Cut(-(-W.shape[0] // places), places, Gy, way, ahead=8))  # type: ignore[arg-type]
     rebuilt = np.zeros(W.shape, dtype=np.float32)
     taken = np.zeros(len(packed.pairs), dtype=int)
+    owners = owners_of(packed.rows)
     for (b, g, i), start in np.ndenumerate(packed.runs[..., 0]):
         count = packed.runs[b, g, i, 1]
         assert start % ALIGN_PAIRS == 0
         assert start + count + 8 <= len(packed.pairs) + ALIGN_PAIRS
         taken[start : start + count] += 1
         columns, bits = packed.pairs[start : start + count].T
-        row = packed.rows[b, i]
+        row = owners[b, i]
         if row == NO_ROW:
             assert count == 0
             continue
         assert (np.diff(columns) > 0).all()
         assert (rebuilt[row, columns] == 0).all()
         rebuilt[row, columns] = np.ascontiguousarray(bits).view(np.float32)
-        length = W.csr.row_lengths[row]
-        assert count in (length // Gy, -(-length // Gy))
+        length, lists = W.csr.row_lengths[row], Gy * int((owners == row).sum())
+        assert count in (length // lists, -(-length // lists))
     assert taken.max(initial=0) <= 1
     assert np.array_equal(rebuilt, W.csr.to_dense())
-    assert sorted(packed.rows[packed.rows != NO_ROW].tolist()) == list(range(W.shape[0]))
+    begins = packed.rows[..., 0]
+    assert sorted(begins[begins != NO_ROW].tolist()) == list(range(W.shape[0]))
+
+
+def owners_of(rows: np.ndarray) -> np.ndarray:
+    """[blocks, block_m] row of each place: where it begins and where it has further places."""
+    owners = np.full(rows.shape[:2], NO_ROW)
+    for b, i in np.argwhere(rows[..., 0] != NO_ROW):
+        row, further = rows[b, i]
+        assert (owners[b, i : i + further + 1] == NO_ROW).all()
+        assert i + further < rows.shape[1]
+        owners[b, i : i + further + 1] = row
+    return owners
+
+
+def test_a_long_row_takes_several_places() -> None:
+    """One row of 200 among 63 of 4: with 16 places to spare, its lists are a twelfth as long."""
+    w = np.zeros((64, 256), dtype=np.float32)
+    w[:, :4] = 1.0
+    w[17, :200] = 2.0
+    csr = SparseMatrix.from_dense(w).csr
+    whole = pack(csr, Cut(5, 16, 1, "even_nnz", ahead=8))
+    split = pack(csr, Cut(5, 16, 1, "split", ahead=8))
+    assert whole.runs[..., 1].max() == 200
+    assert len(split.rows) == 5
+    (further,) = split.rows[split.rows[..., 0] == 17][:, 1]
+    assert split.runs[..., 1].max() == -(-200 // (further + 1)) <= 13
 
 
 @given(data=st.data(), W=matrices(most=24).filter(lambda W: W.nnz > 0))

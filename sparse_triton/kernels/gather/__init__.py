@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two, powers_of_two
+from sparse_triton.config import KernelConfig, RowBlocks, ceil_div, next_power_of_two, powers_of_two
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.family import Family, Space
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 PROGRAM_THREADS = 256
-FULL_THREADS = 512  # of a multiprocessor, at 128 registers each
+LONG_ROW = 150  # entries, of a mean row
+LISTS_OF_LONG_ROWS = 16  # that one program has room for: a row stays within a program
 
 
 class Gather(Family):
@@ -43,7 +44,8 @@ class Gather(Family):
             "N_blocks": powers_of_two(1, max(1, ceil_div(problem.N, 8))),
             "Gy": (1, 2, 4, 8),
             "vector": tuple(v for v in (1, 2, 4, 8) if v <= widest and problem.N % v == 0),
-            "row_blocks": ("sorted", "even_nnz"),
+            "row_blocks": ("sorted", "even_nnz", "split"),
+            "spare": (0, 25, 50),
             "prefetch": (4, 8, 16),
             "repeat": (1, 2, 4) if problem.x_layout == "row" else (1,),
             "fastest": ("rows", "columns"),
@@ -56,14 +58,19 @@ class Gather(Family):
         vector = max(self.space(problem, device)["vector"])
         lanes, repeat = _tile(ceil_div(problem.N, vector), problem.x_layout == "row")
         N_blocks = max(1, ceil_div(problem.N, lanes * vector * repeat))
-        Gy = _lists_a_row(problem, lanes * N_blocks, device)
+        threads = problem.M * lanes * N_blocks * problem.batch
+        Gy = _lists_a_row(problem, threads, device)
+        way, spare, half = _how_to_split(problem, Gy, threads * Gy / _full(device))
         block_m = max(2, PROGRAM_THREADS // (Gy * lanes))
+        if way == "split" and problem.nnz >= LONG_ROW * problem.M:
+            block_m = max(block_m, LISTS_OF_LONG_ROWS // Gy)
         while block_m > 1 and block_m >= 2 * problem.M:
             block_m //= 2
         while Gy * block_m * lanes < 32:
             Gy *= 2
         words = max(1, vector * problem.x_itemsize // 4)
         pairs = next_power_of_two(ceil_div(problem.nnz, max(1, problem.M * Gy)))
+        prefetch = min(16, 64 // (words * repeat), pairs)
         config = KernelConfig(
             "gather",
             M_blocks=max(1, ceil_div(problem.M, block_m)),
@@ -71,8 +78,9 @@ class Gather(Family):
             Gy=Gy,
             vector=vector,
             repeat=repeat,
-            row_blocks="even_nnz",
-            prefetch=max(4, min(16, 64 // (words * repeat), pairs)),
+            row_blocks=way,
+            spare=spare,
+            prefetch=max(4, prefetch // 2 if half else prefetch),
         )
         while config.prefetch > 2 and gather_why_not(problem, config, device) is not None:
             config = replace(config, prefetch=config.prefetch // 2)  # wide programs: few registers
@@ -88,9 +96,11 @@ class Gather(Family):
         packed = packed_for(plan)
         Y = np.full((plan.problem.M, X.shape[1]), np.nan, dtype=np.float32)
         for runs, rows in zip(packed.runs, packed.rows, strict=True):
-            for place in np.flatnonzero(rows != NO_ROW):
-                partials = [_walk(packed.pairs[s : s + n], X) for s, n in runs[:, place]]
-                Y[rows[place]] = np.sum(partials, axis=0, dtype=np.float32)
+            for place in np.flatnonzero(rows[:, 0] != NO_ROW):
+                row, further = rows[place]
+                lists = runs[:, place : place + further + 1].swapaxes(0, 1).reshape(-1, 2)
+                partials = [_walk(packed.pairs[s : s + n], X) for s, n in lists]
+                Y[row] = np.sum(partials, axis=0, dtype=np.float32)
         return Y
 
 
@@ -102,16 +112,33 @@ def _tile(loads: int, adjacent: bool) -> tuple[int, int]:
     return min((32, 16), key=lambda lanes: (ceil_div(loads, 2 * lanes) * lanes, -lanes)), 2
 
 
-def _lists_a_row(problem: SpmmProblem, threads_a_row: int, device: Device) -> int:
+def _full(device: Device) -> int:
+    """Threads that fill the device at 128 registers each."""
+    return 512 * device.cores
+
+
+def _lists_a_row(problem: SpmmProblem, threads: int, device: Device) -> int:
     """Lists until the device is full once, while they keep 6 pairs; none longer than 52 pairs."""
     per_row = problem.nnz / max(1, problem.M)
-    threads = problem.M * threads_a_row * problem.batch
     Gy = 1
     while Gy < 8 and per_row / Gy >= 12:
-        if threads * Gy >= 0.8 * FULL_THREADS * device.cores and per_row / Gy <= 52:
+        if threads * Gy >= 0.6 * _full(device) and per_row / Gy <= 52:
             break
         Gy *= 2
     return Gy
+
+
+def _how_to_split(problem: SpmmProblem, Gy: int, filled: float) -> tuple[RowBlocks, int, bool]:
+    """(row_blocks, spare, whether registers are halved so that spare blocks run at once).
+
+    The longest row decides when few programs run. Short rows gain less than adding up costs, and
+    where the device is filled many times over others fill in.
+    """
+    if problem.nnz < 8 * problem.M or filled >= 4:
+        return "even_nnz", 0, False
+    if Gy == 1 and filled >= 0.8:
+        return "split", 50, True
+    return "split", 25 if filled < 0.8 else 0, False
 
 
 def _walk(pairs: NDArray[np.int32], X: NDArray[np.float32]) -> NDArray[np.float32]:

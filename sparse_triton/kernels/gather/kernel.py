@@ -13,7 +13,7 @@ from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
 from sparse_triton.kernels.epilogue import f32s, store_row
 from sparse_triton.kernels.gather.limits import gather_shape
-from sparse_triton.kernels.gather.pack import packed_for
+from sparse_triton.kernels.gather.pack import cut_of, packed_for
 from sparse_triton.kernels.gather.walk import Walk, emit_walk
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def spmm_gather(  # type: ignore[no-untyped-def]
     group = thread // (LANES * BLOCK_M)
 
     # What belongs to the weight is asked for first: it does not wait for the kernel before.
-    row = tl.load(rows + i_m * BLOCK_M + place)  # -1: padding
+    word = tl.load(rows + i_m * BLOCK_M + place)
+    row = (word & 0xFFFFFFFF).to(tl.int32)  # -1: none begins here
+    further = (word >> 32).to(tl.int32)
     run = tl.load(runs + i_m * GY * BLOCK_M + thread // LANES)  # first pair, number of pairs
     p_pairs = (pairs + (run & 0xFFFFFFFF)).to(tl.int64)
     count = (run >> 32).to(tl.int32)
@@ -53,7 +55,7 @@ def spmm_gather(  # type: ignore[no-untyped-def]
         sums = tl.inline_asm_elementwise(
             ASM,
             CONSTRAINTS,
-            [p_pairs, count, p_x, row_bytes, thread, N - o_n],
+            [p_pairs, count, p_x, row_bytes, thread, N - o_n, further],
             dtype=f32s(VECTOR * REPEAT),
             is_pure=False,
             pack=1,
@@ -91,7 +93,7 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
 
     Shapes   W [M, K] pruned; x [batch, K, N], y [batch, M, N], each in either layout.
     Grid     row blocks x column tiles x batch, either of the first two fastest.
-    Program  block_m rows x Gy lists of each row x lanes, one thread each, ``repeat`` times
+    Program  block_m places x Gy lists of each x lanes, one thread each, ``repeat`` times
              ``vector`` adjacent columns a lane; the Gy partials are added in group order through
              shared memory. Rows of one program share the rows of x that they use in the L1 cache.
     Cost     2*nnz*N flop; nnz*N*itemsize bytes of x through L1; 8 bytes a non-zero and column tile.
@@ -101,17 +103,20 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
     Source   row swizzle: Gale, Zaharia, Young, Elsen, Sparse GPU Kernels for Deep Learning,
              SC 2020.
 
-    ``naive`` walks in plain Triton (needs vector = repeat = 1): what the interpreter can run.
+    ``naive`` walks in plain Triton (needs vector = repeat = 1 and whole rows): what the interpreter
+    can run.
     """
     problem, config = plan.problem, plan.config
     M, K, N = problem.M, problem.K, problem.N
-    block_m, lanes = gather_shape(problem, config)
-    threads = config.Gy * block_m * lanes
+    lanes, cut = gather_shape(problem, config).lanes, cut_of(problem, config)
+    assert not (naive and config.row_blocks == "split"), "the naive walk knows no further places"
+    threads = cut.places * cut.Gy * lanes
     packed = packed_for(plan)
     dependent = has_dependent_launch(plan.device.arch)
     columns = Columns(problem.x_dtype, config.vector)
+    split = config.row_blocks == "split"
     asm = emit_walk(
-        Walk(columns, lanes, config.repeat, config.prefetch, config.Gy, threads, dependent)
+        Walk(columns, lanes, config.repeat, config.prefetch, cut.Gy, threads, split, dependent)
     )
     x_k, x_n = (N, 1) if problem.x_layout == "row" else (1, K)
     y_m, y_n = (N, 1) if problem.y_layout == "row" else (1, M)
@@ -119,8 +124,8 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
     return KernelSource(
         fn=spmm_gather,
         constants={
-            "GY": config.Gy,
-            "BLOCK_M": block_m,
+            "GY": cut.Gy,
+            "BLOCK_M": cut.places,
             "LANES": lanes,
             "VECTOR": config.vector,
             "REPEAT": config.repeat,
@@ -137,7 +142,7 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
         arrays={
             "pairs": packed.pairs.view(np.int64),
             "runs": packed.runs.view(np.int64),
-            "rows": packed.rows,
+            "rows": packed.rows.view(np.int64),
         },
         scalars={
             "N": N,

@@ -30,13 +30,15 @@ def gather_shape(problem: SpmmProblem, config: KernelConfig) -> GatherShape:
     )
 
 
-def exchange_bytes(sums: int, threads: int, Gy: int) -> int:
-    """Shared memory of the exchange: every sum of every thread."""
-    return 0 if Gy == 1 else sums * threads * 4
+def exchange_bytes(sums: int, threads: int, Gy: int, split: bool) -> int:
+    """Shared memory of the exchange: every sum of every thread, where a row has several lists."""
+    return sums * threads * 4 if Gy > 1 or split else 0
 
 
 def gather_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
-    reason = counts_why_not(config, ("sorted", "even_nnz"))
+    reason = counts_why_not(config, ("sorted", "even_nnz", "split"))
+    if reason is None and config.spare and config.row_blocks != "split":
+        reason = f"spare={config.spare} is room for split rows; use row_blocks='split' or spare=0"
     return reason or _problem_why_not(problem, config) or _program_why_not(problem, config, device)
 
 
@@ -84,7 +86,7 @@ def _program_why_not(problem: SpmmProblem, config: KernelConfig, device: Device)
             f"prefetch={config.prefetch} with {columns} columns a lane needs about {needed} "
             f"registers, {threads} threads leave {budget}; use a smaller prefetch or fewer threads"
         )
-    shared = exchange_bytes(columns, threads, config.Gy)
+    shared = exchange_bytes(columns, threads, config.Gy, config.row_blocks == "split")
     if shared > MAX_STATIC_SHARED_BYTES:
         return (
             f"the exchange of {columns} sums of {threads} threads needs {shared} bytes of shared "

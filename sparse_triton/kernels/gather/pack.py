@@ -1,17 +1,20 @@
-"""The weight as family ``gather`` walks it: one list of (column, value) pairs per row and group."""
+"""The weight as family ``gather`` walks it: lists of (column, value) pairs, ``Gy`` for a place.
+
+A row has one place, or as many side by side as its length asks for (``row_blocks="split"``).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sparse_triton.config import RowBlocks
+from sparse_triton.config import KernelConfig, RowBlocks, ceil_div
 from sparse_triton.kernels.gather.limits import gather_shape
-from sparse_triton.partition import NO_ROW, partition_rows
+from sparse_triton.partition import NO_ROW, Places, one_place_a_row, partition_rows, split_rows
 from sparse_triton.pattern import CSR, Int32, Int64
+from sparse_triton.problem import SpmmProblem
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
@@ -24,8 +27,8 @@ class Packed:
     """Lists of pairs, each beginning on a 16-byte boundary.
 
     pairs  [n, 2] int32: column, bits of the float32 value; padded so that a walk may fetch ahead
-    runs   [blocks, Gy, block_m, 2] int32: first pair and number of pairs of each list
-    rows   [blocks, block_m] int32: row at each place, -1: none
+    runs   [blocks, Gy, places, 2] int32: first pair and number of pairs of each list
+    rows   [blocks, places, 2] int32: row that begins at each place, -1: none; its further places
     """
 
     pairs: Int32
@@ -33,44 +36,70 @@ class Packed:
     rows: Int32
 
 
+class Cut(NamedTuple):
+    """How a weight is cut into lists: ``Gy`` for each place of ``blocks`` blocks."""
+
+    blocks: int
+    places: int
+    Gy: int
+    row_blocks: RowBlocks
+    ahead: int  # pairs that may be read past the last list
+
+
+def cut_of(problem: SpmmProblem, config: KernelConfig) -> Cut:
+    """Split rows have one list a place, and as many places as else places times lists."""
+    block_m, ahead = gather_shape(problem, config).block_m, 2 * config.prefetch
+    if config.row_blocks == "split":
+        blocks = ceil_div(config.M_blocks * (100 + config.spare), 100)
+        return Cut(blocks, block_m * config.Gy, 1, "split", ahead)
+    return Cut(config.M_blocks, block_m, config.Gy, config.row_blocks, ahead)
+
+
 def packed_for(plan: Plan) -> Packed:
     """The packed weight of a plan; plans that differ in columns only share it."""
-    config = plan.config
-    block_m = gather_shape(plan.problem, config).block_m
-    key = ("gather", block_m, config.Gy, config.row_blocks, config.prefetch)
-    return plan.csr.remember(
-        key, lambda: pack(plan.csr, block_m, config.Gy, config.row_blocks, 2 * config.prefetch)
-    )
+    cut = cut_of(plan.problem, plan.config)
+    return plan.csr.remember(("gather", *cut), lambda: pack(plan.csr, cut))
 
 
-def pack(csr: CSR, block_m: int, Gy: int, row_blocks: RowBlocks, ahead: int) -> Packed:
-    """Deal each row's entries over Gy lists, so that all lists walk K in step.
-
-    ahead  pairs that may be read past the last list
-    """
-    rows = partition_rows(csr, block_m, row_blocks).rows
-    counts = _counts(csr, rows, Gy)  # [blocks, Gy, block_m]
+def pack(csr: CSR, cut: Cut) -> Packed:
+    """Deal each row's entries over its lists, so that all lists walk K in step."""
+    if cut.row_blocks == "split":
+        places = split_rows(csr, cut.blocks, cut.places)
+    else:
+        rows_of = partition_rows(csr, cut.places, cut.row_blocks).rows
+        places = one_place_a_row(rows_of, csr.shape[0])
+    rows = np.zeros((places.blocks, cut.places, 2), dtype=np.int32)
+    rows[..., 0] = NO_ROW
+    rows[places.block, places.first] = np.stack([np.arange(csr.shape[0]), places.span - 1], axis=-1)
+    counts = _counts(csr, places, cut)
     room = -(-counts // ALIGN_PAIRS) * ALIGN_PAIRS
     starts = (np.cumsum(room) - room.reshape(-1)).reshape(counts.shape)
-    if int(room.sum()) + ahead >= 2**30:
+    if int(room.sum()) + cut.ahead >= 2**30:
         raise AssertionError("nnz is limited to less than 2**30 by why_not")
-    pairs = np.zeros((int(room.sum()) + ahead, 2), dtype=np.int32)
-    at = _positions(csr, rows, starts, Gy)
+    pairs = np.zeros((int(room.sum()) + cut.ahead, 2), dtype=np.int32)
+    at = _positions(csr, places, cut.Gy, starts)
     pairs[at, 0] = csr.column_indices
     pairs[at, 1] = csr.values.view(np.int32)
     return Packed(pairs, np.stack([starts, counts], axis=-1).astype(np.int32), rows)
 
 
-def _counts(csr: CSR, rows: Int32, Gy: int) -> Int64:
-    lengths = np.where(rows == NO_ROW, 0, csr.row_lengths[np.maximum(rows, 0)])
-    return np.asarray((lengths[:, None, :] + np.arange(Gy)[::-1][None, :, None]) // Gy)
+def _counts(csr: CSR, places: Places, cut: Cut) -> Int64:
+    """[blocks, Gy, places] pairs of each list."""
+    counts = np.zeros((places.blocks, cut.Gy, cut.places), dtype=np.int64)
+    for further in range(int(places.span.max(initial=1))):
+        there = np.flatnonzero(places.span > further)
+        lists = places.span[there] * cut.Gy
+        for g in range(cut.Gy):
+            share = (csr.row_lengths[there] + lists - 1 - (further * cut.Gy + g)) // lists
+            counts[places.block[there], g, places.first[there] + further] = share
+    return counts
 
 
-def _positions(csr: CSR, rows: Int32, starts: Int64, Gy: int) -> NDArray[np.int64]:
-    """Where each entry of the matrix goes, in CSR order: entry i of a row to list i mod Gy."""
-    block, place = np.nonzero(rows != NO_ROW)
-    block_of, place_of = np.zeros((2, csr.shape[0]), dtype=np.int64)
-    block_of[rows[block, place]], place_of[rows[block, place]] = block, place
+def _positions(csr: CSR, places: Places, Gy: int, starts: Int64) -> Int64:
+    """Where each entry of the matrix goes, in CSR order: entry i of a row to list i mod lists."""
     within = np.arange(csr.nnz) - np.repeat(csr.row_offsets[:-1].astype(np.int64), csr.row_lengths)
-    lists = starts[block_of[csr.rows], within % Gy, place_of[csr.rows]]
-    return np.asarray(lists + within // Gy)
+    rows = csr.rows
+    lists = places.span[rows] * Gy
+    mine = within % lists
+    first = starts[places.block[rows], mine % Gy, places.first[rows] + mine // Gy]
+    return np.asarray(first + within // lists)

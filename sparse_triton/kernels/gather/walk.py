@@ -33,6 +33,7 @@ class Walk:
     repeat    loads of X per lane and pair, a row of lanes apart
     depth     pairs of one trip
     threads   of the program, Gy groups of ``threads / Gy``
+    split     whether a row may have further places, each ``lanes`` threads on
     """
 
     columns: Columns
@@ -41,6 +42,7 @@ class Walk:
     depth: int
     Gy: int
     threads: int
+    split: bool
     dependent_launch: bool
 
     @property
@@ -58,12 +60,13 @@ class Walk:
 
 def emit_walk(walk: Walk) -> Asm:
     """Inputs, in order: pointer to the first pair, number of pairs, pointer to this lane's first
-    column of X, bytes between rows of X, thread number, columns of X from this lane's first on.
-    Outputs: ``vector * repeat`` sums of the whole row, the same in every group."""
+    column of X, bytes between rows of X, thread number, columns of X from this lane's first on,
+    further places of the row. Outputs: ``vector * repeat`` sums of the whole row, the same in every
+    group."""
     operands = Operands()
     outputs = [operands.new("=f") for _ in range(walk.sums)]
-    inputs = [operands.new(c) for c in "lrlrrr"]
-    pairs, count, x, row_bytes, thread, columns_left = inputs
+    inputs = [operands.new(c) for c in "lrlrrrr"]
+    pairs, count, x, row_bytes, thread, columns_left, further = inputs
     depth = walk.depth
     lines = [
         *_declare(walk, columns_left),
@@ -82,7 +85,7 @@ def emit_walk(walk: Walk) -> Asm:
         *(f"mov.f32 w{i}, ww{i};" for i in range(depth - 1)),
         f"LAST{UID}:",
         *_last(walk, x, row_bytes),
-        *_exchange(walk, thread),
+        *_exchange(walk, thread, further),
         *(f"mov.f32 {out}, acc{j};" for j, out in enumerate(outputs)),
     ]
     return Asm("{\n" + "\n".join(lines) + "\n}", ",".join(operands.constraints))
@@ -169,24 +172,44 @@ def _last(walk: Walk, x: str, row_bytes: str) -> Iterator[str]:
         yield from _multiply(walk, i, "w", f"@there{i}")
 
 
-def _exchange(walk: Walk, thread: str) -> Iterator[str]:
-    """Sum the Gy partials in group order through shared memory, laid out [sum][thread]."""
-    if walk.Gy == 1:
+def _exchange(walk: Walk, thread: str, further: str) -> Iterator[str]:
+    """Sum the partials through shared memory, laid out [sum][thread]: those of the row's first
+    place in group order, then those of its further places."""
+    if walk.Gy == 1 and not walk.split:
         return
-    threads, row_threads = walk.threads, walk.threads // walk.Gy
-    yield f".shared .align 16 .b8 partial[{exchange_bytes(walk.sums, threads, walk.Gy)}];"
-    yield ".reg .b32 o, place;"
+    threads = walk.threads
+    shared = exchange_bytes(walk.sums, threads, walk.Gy, walk.split)
+    yield f".shared .align 16 .b8 partial[{shared}];"
+    yield ".reg .b32 o, place, left_over;"
     yield ".reg .f32 other;"
+    yield ".reg .pred alone;"
     yield "mov.u32 o, partial;"
     yield f"mad.lo.u32 o, {thread}, 4, o;"
     for j in range(walk.sums):
         yield f"st.shared.f32 [o+{j * threads * 4}], acc{j};"
     yield "bar.sync 0;"
-    yield f"and.b32 place, {thread}, {row_threads - 1};"
+    yield f"and.b32 place, {thread}, {threads // walk.Gy - 1};"
     yield "mov.u32 o, partial;"
     yield "mad.lo.u32 o, place, 4, o;"
     for j in range(walk.sums):
         yield f"ld.shared.f32 acc{j}, [o+{j * threads * 4}];"
-        for g in range(1, walk.Gy):
-            yield f"ld.shared.f32 other, [o+{(j * threads + g * row_threads) * 4}];"
+    yield from _add_groups(walk, first=1)
+    if walk.split:
+        yield f"mov.b32 left_over, {further};"
+        yield f"PLACE{UID}:"
+        yield "setp.eq.s32 alone, left_over, 0;"
+        yield f"@alone bra SUMMED{UID};"
+        yield f"add.u32 o, o, {walk.lanes * 4};"
+        yield from _add_groups(walk, first=0)
+        yield "sub.s32 left_over, left_over, 1;"
+        yield f"bra PLACE{UID};"
+        yield f"SUMMED{UID}:"
+
+
+def _add_groups(walk: Walk, first: int) -> Iterator[str]:
+    """Add the partials of the place at ``o``, from group ``first`` on."""
+    row_threads = walk.threads // walk.Gy
+    for g in range(first, walk.Gy):
+        for j in range(walk.sums):
+            yield f"ld.shared.f32 other, [o+{(j * walk.threads + g * row_threads) * 4}];"
             yield f"add.rn.f32 acc{j}, acc{j}, other;"

@@ -54,24 +54,15 @@ class Unrolled(Family):
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
-        """Fitted to measurements (``benchmarks/NOTES.md``). Many columns: as many rows a program as
-        registers hold, because each row block reads X again; neighbours share code. Few columns:
-        32 rows, 32 lanes, so that the device is filled. 16-bit inputs take two columns a lane."""
+        """Fitted to measurements (``benchmarks/NOTES.md``); 16-bit inputs take two columns a lane
+        and half the rows."""
         many = problem.N * problem.batch >= MANY_COLUMNS
-        block_m = 64 if many else 32
-        config = KernelConfig(
-            "unrolled",
-            M_blocks=max(1, ceil_div(problem.M, block_m)),
-            N_blocks=max(1, ceil_div(problem.N, 64 if many and block_m < problem.M else 32)),
-            Gy=4,
-            row_blocks="even_nnz",
-            prefetch=8,
-            fastest="columns" if many else "rows",
-        )
+        config = _many_columns(problem) if many else _few_columns(problem)
         if problem.x_itemsize == 2:
             paired = replace(
                 config,
                 vector=2,
+                stack=1,
                 M_blocks=max(1, ceil_div(problem.M, 32)),
                 N_blocks=max(1, ceil_div(config.N_blocks, 2)),
             )
@@ -87,3 +78,36 @@ class Unrolled(Family):
 
     def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
         return interpret(unrolled_program(plan), X)
+
+
+def _few_columns(problem: SpmmProblem) -> KernelConfig:
+    """32 rows and 32 lanes, so that the device is filled."""
+    return KernelConfig(
+        "unrolled",
+        M_blocks=max(1, ceil_div(problem.M, 32)),
+        N_blocks=max(1, ceil_div(problem.N, 32)),
+        Gy=4,
+        row_blocks="even_nnz",
+    )
+
+
+def _many_columns(problem: SpmmProblem) -> KernelConfig:
+    """64 rows, because each row block reads X again; neighbours share code. Short rows make memory
+    the limit: then one program takes up to four row blocks of a tile. Long programs are shared by
+    as many lanes as there are."""
+    M_blocks = max(1, ceil_div(problem.M, 64))
+    if problem.nnz <= 16 * problem.M:
+        lanes, Gy, stack = 64, 1, min(4, 1 << (M_blocks.bit_length() - 1))
+    elif problem.nnz <= 60_000:
+        lanes, Gy, stack = 128, 2, 1
+    else:
+        lanes, Gy, stack = 256, 1, 1
+    return KernelConfig(
+        "unrolled",
+        M_blocks=M_blocks,
+        N_blocks=max(1, ceil_div(problem.N, lanes)),
+        Gy=Gy,
+        stack=stack,
+        row_blocks="even_nnz",
+        fastest="columns",
+    )
