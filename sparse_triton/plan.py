@@ -19,6 +19,9 @@ QUICKLY_COMPILED = 40_000
 # From here on a warp of token-major columns would fetch a line of X for each of them.
 TURNED_COLUMNS = 16
 
+# Outputs from which on each row block's program is run by enough lanes to pay for fetching it.
+FILLED_BY_OUTPUTS = 1_200_000
+
 MAX_GRID = 65535  # programs along the second and third axis of a CUDA grid
 
 
@@ -111,9 +114,9 @@ def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
         return ("dense",)
     columns = problem.N * problem.batch
     few_programs = columns >= 1024 and problem.M <= 96 and problem.nnz <= 4_000
-    unrolled_pays = columns >= MANY_COLUMNS or few_programs
+    many = columns >= MANY_COLUMNS and problem.M * columns >= FILLED_BY_OUTPUTS
     gathered = ("turned", "gather") if columns >= TURNED_COLUMNS else ("gather",)
-    if unrolled_pays and problem.nnz <= QUICKLY_COMPILED:
+    if (many or few_programs) and problem.nnz <= QUICKLY_COMPILED:
         return ("unrolled", *gathered, "dense")
     return (*gathered, "dense")
 

@@ -58,11 +58,16 @@ def test_text_shows_what_differs_from_the_default() -> None:
     assert str(KernelConfig("dense")) == "dense(M_blocks=1, N_blocks=1, Gy=1)"
 
 
-@pytest.mark.parametrize("name", [n for n in NUMBERS if n not in ("sync_every", "chunk")])
+@pytest.mark.parametrize("name", [n for n in NUMBERS if n not in ("spare", "sync_every", "chunk")])
 def test_counts_are_positive(name: str) -> None:
     for bad in (0, -1):
         reason = counts_why_not(replace(CONFIG, **{name: bad}), ("even_nnz",))  # type: ignore[arg-type]
         assert reason == f"{name} must be at least 1, got {bad}"
+
+
+def test_spare_is_not_negative() -> None:
+    reason = counts_why_not(replace(CONFIG, spare=-25), ("even_nnz",))
+    assert reason == "spare must be 0 per cent or more, got -25"
 
 
 def test_other_laws() -> None:
