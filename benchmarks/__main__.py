@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         convolutions.add_argument("--batch", default="1,32", help="batch sizes")
         convolutions.add_argument("--sparsity", default="0.9,0.95")
         convolutions.add_argument("--network", default="", help="only layers whose name has this")
+        convolutions.add_argument("--tune", choices=("quick", "full"), help="search first")
         _outputs(convolutions)
         convolutions.set_defaults(command=_conv, benchmark=name)
     readme = commands.add_parser(
@@ -154,7 +155,7 @@ def _conv(args: argparse.Namespace) -> None:
         layers = conv_problems.conv_layers(data_folder(args.data), sparsities, batches)
     else:
         layers = conv_problems.pool_layers(sparsities, batches)
-    rows = conv.run(layer for layer in layers if args.network in layer.name)
+    rows = conv.run((layer for layer in layers if args.network in layer.name), args.tune)
     facts = environment(Device.of(torch.device("cuda")))
     _finish(args, {"benchmark": args.benchmark, "environment": facts, "rows": rows})
     if args.png:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from autotune import warmup_problems
 from autotune.timing import interleaved, timer_for
 from benchmarks.conv_problems import ConvLayer
 from sparse_triton import SparseFilter
@@ -37,16 +38,21 @@ Row = dict[str, Any]
 Contestant = Callable[[], object]
 
 
-def run(layers: Iterable[ConvLayer]) -> list[Row]:
-    """A row a layer; see ``_row`` for its fields."""
+def run(layers: Iterable[ConvLayer], budget: str | None = None) -> list[Row]:
+    """A row a layer; see ``_row`` for its fields. With a budget, ``autotune`` searches first."""
     layers, facts = list(layers), Device.of(torch.device("cuda"))
     filters = {key: layer.load() for layer in layers for key in [_weight_key(layer)]}
-    jobs = []
-    for layer in layers:
-        W = filters[_weight_key(layer)]
-        for problem in {_problem(layer, W), replace(_problem(layer, W), pool=None)}:
-            jobs += [(layer, problem, c) for c in _configs(problem, W, facts).values()]
-    _compile(jobs, facts)
+    problems = [
+        (layer, problem, filters[_weight_key(layer)])
+        for layer in layers
+        for problem in _problems(layer, filters[_weight_key(layer)])
+    ]
+    if budget is not None:
+        named = ((f"{layer.name} {layer.sparsity}", W.matrix, p) for layer, p, W in problems)
+        warmup_problems(named, budget=budget, every_instance=True, quiet=False)
+    _compile(
+        [(layer, p, c) for layer, p, W in problems for c in _configs(p, W, facts).values()], facts
+    )
     moved = {key: W.to("cuda") for key, W in filters.items()}
     bar = tqdm(layers, desc="measuring", unit="layer")
     return [_row(layer, moved[_weight_key(layer)]) for layer in bar]
@@ -58,6 +64,12 @@ def _weight_key(layer: ConvLayer) -> ConvLayer:
 
 def _problem(layer: ConvLayer, W: SparseFilter) -> ConvProblem:
     return layer.problem(W.nnz, bias=layer.pool is not None)
+
+
+def _problems(layer: ConvLayer, W: SparseFilter) -> list[ConvProblem]:
+    """What is launched for a layer: where a pool is fused, the convolution alone, too."""
+    fused = _problem(layer, W)
+    return [fused] if layer.pool is None else [fused, replace(fused, pool=None)]
 
 
 def _configs(problem: ConvProblem, W: SparseFilter, device: Device) -> dict[str, KernelConfig]:
