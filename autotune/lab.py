@@ -182,7 +182,7 @@ class Lab(Judge[SpmmProblem]):
     def _error_bound(self, case: Case, config: KernelConfig) -> Float64:
         return error_bound(
             self.W.csr.row_lengths, case.magnitude, case.y64.cpu().numpy(),
-            Gy=config.parts, roundings=roundings(self.problem, config),
+            Gy=config.parts, roundings=roundings(self.problem, config), step=config.step,
             y_dtype=self.problem.x_dtype, activation=self.problem.epilogue.activation,
         )  # fmt: skip
 

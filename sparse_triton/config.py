@@ -60,6 +60,11 @@ class KernelConfig:
         """Partial sums that make one output: of the groups of all programs of a cluster."""
         return self.Gy * self.K_blocks
 
+    @property
+    def step(self) -> int:
+        """Units of roundoff that one addition may lose: tensor cores truncate."""
+        return 2 if self.kernel == "decode" and self.chunk else 1
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

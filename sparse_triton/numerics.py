@@ -59,6 +59,7 @@ def error_bound(
     y_dtype: str = "float32",
     activation: str | None = None,
     roundings: int = 1,
+    step: int = 1,
 ) -> Float64:
     """Largest legal ``|y - y64|``, elementwise, for fp32 accumulation.
 
@@ -67,8 +68,9 @@ def error_bound(
     y64        [..., M, N] the true result, after the activation
     Gy         partial sums added at the end
     roundings  roundings to y_dtype on the way: 2 where the product was stored before the epilogue
+    step       units of roundoff an addition may lose: 1 rounded, 2 truncated, as tensor cores do
     """
-    terms = (np.asarray(nnz_row, dtype=np.int64) + Gy + 2)[:, None]
+    terms = (step * np.asarray(nnz_row, dtype=np.int64) + Gy + 2)[:, None]
     in_fp32 = gamma(terms) * magnitude
     own = _OWN_ROUNDINGS[activation] * UNIT_ROUNDOFF["float32"] * magnitude
     before_store = _SLOPE[activation] * in_fp32 + own

@@ -58,11 +58,12 @@ def worst_ratio(
     *,
     Gy: int = 1,
     roundings: int = 1,
+    step: int = 1,
 ) -> float:
     """Largest ``|y - y64| / bound`` of Y: right where it is at most 1.
 
     ``inf`` where one side alone is NaN, or an infinity stands where the truth is finite and fits
-    Y's dtype. 0.0 for an empty Y. ``Gy`` and ``roundings`` as in ``numerics.error_bound``.
+    Y's dtype. 0.0 for an empty Y. ``Gy, roundings, step`` as in ``numerics.error_bound``.
     """
     y64, magnitude = truth(W, X, bias, residual, activation, token_major)
     if tuple(Y.shape) != y64.shape:
@@ -76,7 +77,7 @@ def worst_ratio(
     with np.errstate(invalid="ignore", over="ignore"):
         bound = error_bound(
             W.csr.row_lengths, magnitude, y64,
-            Gy=Gy, y_dtype=y_dtype, activation=activation, roundings=roundings,
+            Gy=Gy, y_dtype=y_dtype, activation=activation, roundings=roundings, step=step,
         )  # fmt: skip
     return _worst(y, y64, magnitude, bound, torch.finfo(Y.dtype).max)
 
@@ -115,7 +116,7 @@ def call_ratio(Y: Tensor, W: SparseMatrix, call: AnyCall, config: KernelConfig) 
     stores = roundings(problem_of(W, call), config)
     if isinstance(call, ConvCall):
         return worst_conv_ratio(Y, W, call, Gy=config.parts, roundings=stores)
-    return worst_ratio(Y, W, *call, Gy=config.parts, roundings=stores)
+    return worst_ratio(Y, W, *call, Gy=config.parts, roundings=stores, step=config.step)
 
 
 def roundings(problem: Problem, config: KernelConfig) -> int:

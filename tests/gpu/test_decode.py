@@ -134,3 +134,26 @@ def test_layers_after_each_other_in_a_graph(tokens: int) -> None:
         got.fill_(float("nan"))
         graph.replay()
         assert torch.equal(got.view(torch.int16), want.view(torch.int16))
+
+
+@pytest.mark.parametrize("N", [1, 2])
+def test_columns_past_16_bits(N: int) -> None:
+    """Pieces begin at columns that 16 bits do not hold."""
+    W = drawn_weight("random", 0.01, 5, SpmmProblem(64, 50_001, 1, 1, w_dtype="float16"))
+    problem = problem_for(W, N, x_dtype="float16", x_layout="column", y_layout="column")
+    device = Device.of(torch.device("cuda"))
+    bound = bind(W, problem, FAMILIES["decode"].default_config(problem, device), "cuda")
+    assert bound.ratio(bound.result()) <= 1.0
+
+
+@pytest.mark.parametrize("chunk", [0, 1024])
+def test_sums_of_one_sign_stay_within_the_bound(chunk: int) -> None:
+    """Every error points the same way: what truncation loses adds up."""
+    W = SparseMatrix.from_dense(torch.rand(64, 4096).half() + 0.5)
+    problem = problem_for(W, 8, x_dtype="float16", x_layout="column", y_layout="column")
+    config = KernelConfig(
+        "decode", 4, Gy=16, row_blocks="sorted", prefetch=2, gap_bits=4, chunk=chunk
+    )
+    bound = bind(W, problem, config, "cuda")
+    bound.X.copy_(torch.rand(bound.X.shape) / 64 + 0.001)
+    assert bound.ratio(bound.result()) <= 1.0

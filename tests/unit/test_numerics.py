@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_triton import SparseMatrix, numerics, verify
+from sparse_triton.config import KernelConfig
 from tests.strategies import DTYPES, dense_weights
 from tests.support import dense_weight, weight
 
@@ -80,3 +81,12 @@ def test_float32_activations_are_within_the_bound(activation: str | None) -> Non
     want = numerics.activate(argument.astype(np.float64), activation)
     bound = numerics.error_bound(np.array([1]), np.abs(y64), want, activation=activation)
     assert (np.abs(got.double().numpy() - want) <= bound).all()
+
+
+def test_truncated_sums_may_lose_twice_as_much_a_term() -> None:
+    nnz, one = np.array([1000]), np.ones((1, 1))
+    rounded = numerics.error_bound(nnz, one, one, Gy=4)
+    truncated = numerics.error_bound(nnz, one, one, Gy=4, step=2)
+    assert truncated == pytest.approx(rounded * (2 * 1000 + 6) / (1000 + 6), rel=1e-3)
+    assert KernelConfig("decode", chunk=512).step == 2
+    assert KernelConfig("decode").step == KernelConfig("gather").step == 1

@@ -117,7 +117,8 @@ def decode_source(plan: Plan) -> KernelSource:
              Otherwise: ``chunk`` columns of the rows are written out in shared memory at a time and
              multiplied on tensor cores, the warps' partials are added in warp order.
     Cost     2*nnz*N flop; (16 + gap_bits) / 8 bytes a non-zero and column tile, read once.
-    Error    |y - y64| <= gamma(nnz_row + Gy + 2) * (|W| @ |x| + |bias| + |residual|), see numerics.
+    Error    |y - y64| <= gamma(step*nnz_row + Gy + 2) * (|W| @ |x| + |bias| + |residual|), see
+             numerics; step = 1, on tensor cores 2.
     Repeat   same plan, same input: same bits (no atomics).
     Raises   nothing: a plan that exists is legal, see ``plan_spmm``.
     """
