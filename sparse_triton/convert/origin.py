@@ -74,7 +74,8 @@ class Origin:
 
     def changed(self, sparse: SparseModule) -> bool:
         """Whether other values were loaded since: then the layer's own are those, as folded."""
-        return sparse.values.dtype == self.dtype and sparse.weight_id != self.weight_id
+        cast = sparse.values.dtype != self.dtype
+        return sparse.replaced and (cast or sparse.weight_id != self.weight_id)
 
     def layer(self, sparse: SparseModule) -> Module:
         """The layer again, on the sparse module's device and in its dtype."""

@@ -62,6 +62,7 @@ class SparseModule(torch.nn.Module):
             bias = torch.nn.Parameter(bias.detach(), requires_grad=False)
         self.register_parameter("bias", bias)
         self.fused: tuple[str, ...] = ()  # what was fused, in the words of a report
+        self.replaced = False  # whether other values were loaded, or written in place
         self.origin: Any = None  # what ``convert`` remembers of the dense layer
         self._source: SparseMatrix | None = None
         self._keep(matrix)
@@ -90,6 +91,7 @@ class SparseModule(torch.nn.Module):
         else:
             if self._known is not None and self._known[0] is values:  # written to in place
                 LIVE.pop((self.weight_id, values.device), None)
+                self.replaced = True
             offsets, columns = self.row_offsets, self.column_indices
             self._keep(SparseMatrix(offsets, columns, values, self.matrix_shape))
         assert self._known is not None
@@ -202,6 +204,7 @@ class SparseModule(torch.nn.Module):
             self.row_offsets = new.row_offsets.to(like.device, copy=True)
             self.column_indices = new.column_indices.to(like.device, copy=True)
             self.values = new.values.to(like.device, like.dtype, copy=True)
+        self.replaced = True
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in self._dropped}

@@ -135,22 +135,33 @@ def test_the_way_back_is_exact() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_casts_and_loads_survive_the_way_back() -> None:
-    model, other = prepared(ResNet(), seed=1), prepared(ResNet(), seed=2)
+def test_casts_survive_the_way_back() -> None:
+    model = prepared(ResNet(), seed=1)
     want = copy.deepcopy(model).half().state_dict()
     sparsify_(model, ANY)
     densify_(model.half())
     assert same_bits(want, model.state_dict())
-    loaded, source = prepared(ResNet(), seed=1), copy.deepcopy(other)
-    sparsify_(loaded, ANY)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_loads_survive_the_way_back(dtype: str) -> None:
+    model, other = prepared(ResNet(), seed=1), prepared(ResNet(), seed=2)
+    source, low = copy.deepcopy(other), getattr(torch, dtype)
+    sparsify_(model, ANY)
     sparsify_(source, ANY)
-    loaded.load_state_dict(source.state_dict())
+    model.to(low).load_state_dict(source.state_dict())
     X = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        densify_(loaded)
-        assert type(loaded.fc) is nn.Linear
-        assert type(loaded.stem[1]) is nn.Identity, "its BatchNorm stays folded in"
-        assert worst(loaded(X), bounded(other, X)) <= 1.0
+        densify_(model)
+        assert type(model.fc) is nn.Linear and model.fc.weight.dtype == low
+        assert type(model.stem[1]) is nn.Identity, "its BatchNorm stays folded in"
+        assert worst(model(X.to(low)), bounded(other, X, dtype=dtype)) <= 1.0
+    own = prepared(ResNet(), seed=1)
+    before = copy.deepcopy(own.state_dict())
+    sparsify_(own, ANY)
+    own.load_state_dict(own.state_dict())  # the same again changes nothing
+    densify_(own)
+    assert same_bits(before, own.state_dict())
 
 
 @pytest.mark.parametrize("make", [ResNet, Perceptron])
