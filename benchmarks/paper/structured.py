@@ -35,7 +35,7 @@ def _row(n: int, device: torch.device) -> Row:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces a prototype
         packed = SparseSemiStructuredTensorCUSPARSELT.from_dense(W)
-    error = _over_bound(torch.mm(packed, X), W, X)
+    error = error_over_bound(torch.mm(packed, X), W, X)
     if not error <= 1.0:
         raise AssertionError(f"2:4 at {n}: error is {error:.2f} times the bound")
     calls = (lambda: torch.mm(W, X), lambda: torch.mm(packed, X))
@@ -44,7 +44,7 @@ def _row(n: int, device: torch.device) -> Row:
     return row | {"dense_us": round(dense.us, 3), "sparse_us": round(sparse.us, 3)}
 
 
-def _over_bound(Y: torch.Tensor, W: torch.Tensor, X: torch.Tensor) -> float:
+def error_over_bound(Y: torch.Tensor, W: torch.Tensor, X: torch.Tensor) -> float:
     """Largest error as a share of the bound: n/2 float32 terms, one rounding to fp16."""
     w, x = W.double(), X.double()
     y64 = w @ x

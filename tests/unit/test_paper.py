@@ -114,6 +114,16 @@ def test_two_of_four() -> None:
     assert (kept.view(-1, 4).abs().topk(2).values[:, 1] >= lost).all()
 
 
+def test_two_of_four_is_held_to_a_bound() -> None:
+    draw = torch.Generator().manual_seed(0)
+    W = structured.pruned_2_4(torch.randn(64, 64, generator=draw).half())
+    X = torch.randn(64, 64, generator=draw).half()
+    Y = (W.float() @ X.float()).half()
+    assert structured.error_over_bound(Y, W, X) <= 1.0
+    Y[3, 5] += 0.1
+    assert structured.error_over_bound(Y, W, X) > 1.0
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import argparse
 
