@@ -47,7 +47,7 @@ class Turned(Family[SpmmProblem]):
         from sparse_triton.build import compile_kernel
         from sparse_triton.kernels.turned.kernel import turn_source
 
-        turn = compile_kernel(turn_source(plan.problem), plan.device.arch)
+        turn = compile_kernel(turn_source(plan.problem, plan.device.arch), plan.device.arch)
         return TurnedKernel(plan.problem, turn, GATHER.build(gathering_plan(plan)))
 
     def reference(self, plan: Plan[SpmmProblem], X: NDArray[np.float32]) -> NDArray[np.float32]:

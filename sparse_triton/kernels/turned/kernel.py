@@ -8,17 +8,27 @@ import triton.language as tl
 
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div
+from sparse_triton.kernels.columns import (
+    LAUNCH_DEPENDENTS,
+    WAIT_FOR_INPUTS,
+    has_dependent_launch,
+)
 from sparse_triton.problem import SpmmProblem
 
 TILE = 32
+WAIT = f"{LAUNCH_DEPENDENTS} {WAIT_FOR_INPUTS} mov.b32 $0, $1;"
 
 
 @triton.jit
 def turn_columns(  # type: ignore[no-untyped-def]
     x, y, bias, residual, anchor, N, K,
-    TILE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    TILE: tl.constexpr, WAIT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
-    o_n = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    n = tl.program_id(0)
+    if WAIT != "":  # every address depends on what it returns: nothing is touched before
+        n = tl.inline_asm_elementwise(WAIT, "=r,r", [n], dtype=tl.int32, is_pure=False, pack=1)
+    o_n = n * TILE + tl.arange(0, TILE)
     o_k = tl.program_id(1) * TILE + tl.arange(0, TILE)
     first = tl.program_id(2).to(tl.int64) * N * K
     inside = (o_n < N)[:, None] & (o_k < K)[None, :]
@@ -27,20 +37,29 @@ def turn_columns(  # type: ignore[no-untyped-def]
     tl.store(p_y, tl.trans(tile), mask=tl.trans(inside))
 
 
-def turn_source(problem: SpmmProblem) -> KernelSource:
+def turn_source(problem: SpmmProblem, arch: int, naive: bool = False) -> KernelSource:
     """Kernel ``y[b, k, n] = x[b, n, k]``.
 
     Shapes   x [batch, N, K], y [batch, K, N].
     Grid     tiles of N x tiles of K x batch.
     Cost     x is read once and y written once, both by whole lines.
+
+    ``naive`` leaves out what the interpreter cannot run: the waiting of a dependent launch.
     """
+    dependent = has_dependent_launch(arch) and not naive
     tiles_n, tiles_k = ceil_div(problem.N, TILE), ceil_div(problem.K, TILE)
     return KernelSource(
         fn=turn_columns,
-        constants={"TILE": TILE, "HAS_BIAS": False, "HAS_RESIDUAL": False},
+        constants={
+            "TILE": TILE,
+            "WAIT": WAIT if dependent else "",
+            "HAS_BIAS": False,
+            "HAS_RESIDUAL": False,
+        },
         x_dtype=problem.x_dtype,
         arrays={"anchor": np.zeros(1, np.int32)},  # a launch takes its device from an array
         scalars={"N": problem.N, "K": problem.K},
         grid=(tiles_n, tiles_k, problem.batch),
         num_warps=4,
+        options={"launch_pdl": dependent},
     )
