@@ -1,4 +1,7 @@
-"""A thread of PTX, interpreted: enough of the language for what stages data, without a GPU."""
+"""A thread of PTX, interpreted: enough of the language for what moves data, without a GPU.
+
+There are no floats: additions of float32 registers add whole numbers.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,8 @@ class Thread:
         return value != guard.startswith("!")
 
     def _value(self, name: str) -> int:
+        if name.startswith("0f"):  # a float32 immediate, as its bits
+            return int(name[2:], 16)
         return self.registers[name] if name in self.registers else int(name, 0) & MASK
 
     def _do(self, op: str, operands: list[str]) -> None:

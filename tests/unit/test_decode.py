@@ -15,9 +15,11 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.decode.kernel import decode_source
+from sparse_triton.kernels.decode.limits import WalkShape
 from sparse_triton.kernels.decode.pack import Lists, entries_of, pack, starts
 from sparse_triton.kernels.decode.stage import Stage, Way, stage
 from sparse_triton.kernels.decode.steps import STEP, addresses
+from sparse_triton.kernels.decode.walk import Walk, exchange
 from sparse_triton.partition import NO_ROW
 from sparse_triton.plan import default_config, plan_spmm, why_not
 from sparse_triton.problem import SpmmProblem
@@ -137,6 +139,27 @@ def test_columns_of_x_are_staged_by_threads(way: Way, K: int, vector: int) -> No
     want = np.zeros((K, vector), dtype=np.uint16)
     want[:, :N] = x.T
     assert np.array_equal(shared.view(np.uint16).reshape(K, vector), want)
+
+
+@pytest.mark.parametrize("vector", [1, 4, 8])
+@pytest.mark.parametrize(("block_m", "Gy"), [(32, 8), (8, 32)])
+def test_partial_sums_of_all_pieces_are_added(block_m: int, Gy: int, vector: int) -> None:
+    """Thread t ends with row t % block_m, column t // block_m; whole numbers stand for floats."""
+    shape = WalkShape(block_m, vector, Gy)
+    walk = Walk(64, "float16", "float16", shape, 4, 2, "copy", True)
+    lines = list(exchange(walk, "thread", "out"))
+    barrier = len(lines) - 1 - lines[::-1].index("bar.sync 0;")
+    memories = {"shared": np.zeros(shape.window_bytes(64), dtype=np.uint8)}
+    acc = np.random.default_rng(0).integers(0, 1000, (vector, Gy, block_m))
+    threads = []
+    for number in range(shape.threads):
+        own = {f"acc{j}": int(acc[j].reshape(-1)[number]) for j in range(vector)}
+        threads.append(Thread({"thread": number, "window": 0, **own}, memories))
+        threads[-1].run([line for line in lines[:barrier] if line != "bar.sync 0;"])
+    for thread in threads:
+        thread.run(lines[barrier + 1 :])
+    out = [thread.registers["out"] for thread in threads[: block_m * vector]]
+    assert np.array_equal(np.reshape(out, (vector, block_m)), acc.sum(axis=1))
 
 
 @given(data=st.data(), W=matrices(most=24, dtypes=HALVES).filter(lambda W: W.nnz > 0))

@@ -47,7 +47,8 @@ def spmm_decode(  # type: ignore[no-untyped-def]
     p_values = (values + lane * 8).to(tl.int64)
     p_gaps = (gaps + lane * GAP_WORDS).to(tl.int64)
     before = tl.load(starts + i_m * GY * BLOCK_M + thread).to(tl.int32)
-    row = tl.load(rows + i_m * BLOCK_M + thread // VECTOR, mask=thread < BLOCK_M * VECTOR, other=-1)
+    inside = thread < BLOCK_M * VECTOR
+    row = tl.load(rows + i_m * BLOCK_M + thread % BLOCK_M, mask=inside, other=-1)
 
     o_n = i_n * VECTOR
     zero = thread * 0
@@ -62,7 +63,7 @@ def spmm_decode(  # type: ignore[no-untyped-def]
         pack=1,
     )  # fmt: skip
 
-    column = o_n + thread % VECTOR
+    column = o_n + thread // BLOCK_M
     mask = (row >= 0) & (column < N)
     o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + column * stride_yn
     out = finish(acc, row, o_y, mask, bias, residual, HAS_BIAS, HAS_RESIDUAL, ACTIVATION)

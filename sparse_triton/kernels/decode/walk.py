@@ -76,8 +76,8 @@ class Walk:
 def emit_walk(walk: Walk) -> Asm:
     """Inputs, in order: pointers to the first values and the first gaps of the piece, its steps,
     the column before it, pointer to the tile of X, element strides of X along K and N, columns of
-    the tile, thread number. Output: for thread t below block_m * vector the sum of row t // vector
-    of the block and column t % vector of the tile."""
+    the tile, thread number. Output: for thread t below block_m * vector the sum of row t % block_m
+    of the block and column t // block_m of the tile."""
     operands = Operands()
     out = operands.new("=f")
     values, gaps, steps, before, x, stride_k, stride_n, columns, thread = (
@@ -107,7 +107,7 @@ def emit_walk(walk: Walk) -> Asm:
         f"sub.s32 left, left, {walk.depth};",
         f"bra TRIP{UID};",
         f"LAST{UID}:",
-        *_exchange(walk, thread, out),
+        *exchange(walk, thread, out),
     ]
     return Asm("{\n" + "\n".join(lines) + "\n}", ",".join(operands.constraints))
 
@@ -181,20 +181,23 @@ def _multiply(walk: Walk, slot: int, j: int) -> Iterator[str]:
 # -- the sums of a row -----------------------------------------------------------------------------
 
 
-def _exchange(walk: Walk, thread: str, out: str) -> Iterator[str]:
-    """Partials laid out [piece][row][column]; one thread a sum adds them in piece order."""
-    sums = walk.shape.block_m * walk.vector
+def exchange(walk: Walk, thread: str, out: str) -> Iterator[str]:
+    """Partials laid out [column][piece][row]; one thread a sum adds them in piece order."""
+    block_m, threads = walk.shape.block_m, walk.threads
     yield "bar.sync 0;"  # nobody reads X any more
-    yield f"mad.lo.u32 o, {thread}, {4 * walk.vector}, window;"
+    yield f"mad.lo.u32 o, {thread}, 4, window;"
     for j in range(walk.vector):
-        yield f"st.shared.f32 [o+{4 * j}], acc{j};"
+        yield f"st.shared.f32 [o+{4 * j * threads}], acc{j};"
     yield "bar.sync 0;"
     yield "mov.f32 other, 0f00000000;"
-    yield f"setp.ge.s32 done, {thread}, {sums};"
+    yield f"setp.ge.s32 done, {thread}, {block_m * walk.vector};"
     yield f"@done bra SUMMED{UID};"
-    yield f"mad.lo.u32 o, {thread}, 4, window;"
+    yield f"and.b32 o, {thread}, {block_m - 1};"
+    yield f"shr.u32 w, {thread}, {block_m.bit_length() - 1};"
+    yield f"mad.lo.u32 o, w, {threads}, o;"
+    yield "mad.lo.u32 o, o, 4, window;"
     for g in range(walk.shape.Gy):
-        yield f"ld.shared.f32 c0, [o+{4 * sums * g}];"
+        yield f"ld.shared.f32 c0, [o+{4 * block_m * g}];"
         yield "add.rn.f32 other, other, c0;"
     yield f"SUMMED{UID}:"
     yield f"mov.f32 {out}, other;"
