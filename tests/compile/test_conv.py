@@ -23,7 +23,7 @@ from tests.conv_support import FAMILIES, H100, drawn_config, drawn_filter, drawn
 LAYER = ConvProblem(1, 16, 14, 14, 32, 3, 3, 450, padding=(1, 1, 1, 1))
 UNROLLED = (
     KernelConfig("unrolled", M_blocks=2, N_blocks=2, Gy=2),
-    KernelConfig("unrolled", M_blocks=1, N_blocks=1, Gy=1, repeat=2, prefetch=4),
+    KernelConfig("unrolled", M_blocks=4, N_blocks=1, Gy=1, repeat=2, prefetch=4),
     KernelConfig("unrolled", M_blocks=2, N_blocks=4, Gy=4, K_blocks=4, row_blocks="even_nnz"),
 )
 GEOMETRIES = (
@@ -45,8 +45,11 @@ def built(
     return plan, kernel
 
 
-@pytest.mark.parametrize("config", UNROLLED, ids=str)
-@pytest.mark.parametrize("p", GEOMETRIES, ids=str)
+@pytest.mark.parametrize(
+    ("p", "config"),
+    [*((LAYER, c) for c in UNROLLED), *((p, UNROLLED[0]) for p in GEOMETRIES[1:])],
+    ids=str,
+)
 def test_unrolled_machine_code(p: ConvProblem, config: KernelConfig) -> None:
     plan, kernel = built(p, config, 90)
     code = sass(kernel)
