@@ -215,11 +215,12 @@ plt.show()
 # the shape: that is what [tuning](03_tuning.ipynb) is for.
 
 # %%
-from sparse_triton.kernels.gather.pack import pack
+from sparse_triton.kernels.gather.pack import packed_for
 
-packed = pack(csr, block_m=4, Gy=2, row_blocks="sorted", ahead=0)
+as_data = KernelConfig("gather", M_blocks=6, N_blocks=8, Gy=2, row_blocks="sorted", prefetch=4)
+packed = packed_for(plan_spmm(problem, as_data, csr, H100))
 first, length = packed.runs[0, 0, 0]
 pairs = packed.pairs[first : first + length]
-print(f"row {packed.rows[0, 0]}, group 0: {length} pairs")
+print(f"row {packed.rows[0, 0, 0]}, group 0: {length} pairs")
 for column, bits in pairs[:6]:
     print(f"   column {column:3}, value {bits.view(np.float32): .4f}")
