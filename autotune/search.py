@@ -11,6 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -71,7 +72,7 @@ class Search:
         self.study = optuna.create_study(sampler=_sampler(budget, seed))
         self.known: dict[KernelConfig, Trial] = {}
         self.open: dict[KernelConfig, Candidate] = {}
-        self.seeds: deque[Candidate] = deque()
+        self.seeds: deque[tuple[Candidate, dict[str, Any] | None]] = deque()
         self.every: Iterator[KernelConfig] | None = (
             iter(space) if budget.sampler == "exhaustive" else None
         )
@@ -87,13 +88,11 @@ class Search:
 
     def seed(self, config: KernelConfig, origin: str) -> None:
         """Try this configuration before the sampler has its say."""
-        if config in self.known or any(c.config == config for c in self.seeds):
+        if config in self.known or any(seed.config == config for seed, _ in self.seeds):
             return
         params = self.space.params(config)
-        if params is not None and self.every is None and self.space.config(params) == config:
-            self.study.enqueue_trial(params, {"origin": origin}, skip_if_exists=True)
-        else:
-            self.seeds.append(Candidate(config, origin))
+        exact = params is not None and self.every is None and self.space.config(params) == config
+        self.seeds.append((Candidate(config, origin), params if exact else None))
 
     def ask(self) -> Candidate | None:
         """The next configuration nobody knows the time of; None: there is none."""
@@ -122,7 +121,10 @@ class Search:
 
     def _propose(self) -> Candidate | None:
         if self.seeds:
-            return self.seeds.popleft()
+            seed, params = self.seeds.popleft()
+            if params is None:
+                return seed
+            self.study.enqueue_trial(params, {"origin": seed.origin}, skip_if_exists=True)
         if self.every is not None:
             config = next(self.every, None)
             return None if config is None else Candidate(config, "exhaustive")

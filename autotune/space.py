@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.distributions import (
@@ -108,3 +108,26 @@ def _ascending(fields: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ..
 
 def _nearest(values: tuple[int, ...], log2: int) -> int:
     return min(values, key=lambda v: abs(math.log2(max(v, 1)) - log2))
+
+
+def steps(config: KernelConfig, fields: Mapping[str, tuple[Any, ...]]) -> Iterator[KernelConfig]:
+    """What lies one step away: knobs doubled or halved, Gy and M_blocks together too (a program
+    keeps its size), every other field at its next and previous value."""
+    for M, N, Gy in ((1, 1, 2), (1, 1, 0.5), (2, 1, 1), (0.5, 1, 1), (2, 1, 2), (0.5, 1, 0.5),
+                     (1, 2, 1), (1, 0.5, 1)):  # fmt: skip
+        yield replace(
+            config,
+            M_blocks=_times(config.M_blocks, M),
+            N_blocks=_times(config.N_blocks, N),
+            Gy=_times(config.Gy, Gy),
+        )
+    for field, values in fields.items():
+        if field not in KNOBS and getattr(config, field) in values:
+            at = values.index(getattr(config, field))
+            for other in values[max(0, at - 1) : at] + values[at + 1 : at + 2]:
+                whole = {"spare": 0} if field == "row_blocks" else {}  # room for split rows only
+                yield replace(config, **{field: other, **whole})
+
+
+def _times(count: int, factor: float) -> int:
+    return max(1, math.ceil(count * factor))

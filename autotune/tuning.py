@@ -16,7 +16,7 @@ from autotune import interrupt
 from autotune.bench import Bench, DeviceLost
 from autotune.budget import Budget
 from autotune.search import Search
-from autotune.space import DENSE, SearchSpace
+from autotune.space import DENSE, SearchSpace, steps
 from autotune.timing import faster
 from sparse_triton import executor
 from sparse_triton.choose import fitted, neighbours, stale
@@ -114,7 +114,8 @@ class Tuning:
                 self.search.seed(config, origin)
 
     def _seeds(self, old: Entry | None) -> list[tuple[KernelConfig, str]]:
-        """Heuristics, what was best before versions changed, and neighbours in the store."""
+        """Heuristics, what was best before versions changed, neighbours in the store, and what lies
+        around the heuristic."""
         study = self.study
         out = [
             (family.default_config(self.problem, study.device), "heuristic")
@@ -127,7 +128,14 @@ class Tuning:
         for _, entry in neighbours(study.key, study.device, study.store, SEED_DISTANCE):
             assert entry.best is not None
             near.append((fitted(entry.best.config, entry.key.problem, self.problem), "neighbour"))
-        return out + near[:SEEDS_FROM_NEIGHBOURS]
+        around = [(config, "step") for config in self._steps()]
+        return out + near[:SEEDS_FROM_NEIGHBOURS] + around
+
+    def _steps(self) -> list[KernelConfig]:
+        """Around what an untuned call would take, the better part of which is known already."""
+        best = default_config(self.problem, self.study.device)
+        fields = self.search.space.families.get(best.kernel, {})
+        return list(dict.fromkeys(c for c in steps(best, fields) if c != best))
 
     # -- stepping ----------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ class Trial:
                 error bound; failed: did not build or run; invalid: ``why_not`` said no
     timing      of outcomes ok and slow
     why         the reason of the other outcomes
-    origin      who proposed it: dense, heuristic, neighbour, sibling or sampler
+    origin      who proposed it: dense, heuristic, step, neighbour, sibling or sampler
     compile_s   seconds of building, where it was built for this trial
     resources   registers, spill_bytes, ... where they were read
     kernels     names of the compiled kernels in Triton's cache
