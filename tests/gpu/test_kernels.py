@@ -11,7 +11,7 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.plan import plan_spmm, why_not
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import Epilogue, SpmmProblem
 from tests.gpu.cases import Case, cases
 from tests.support import bind, draw_config, problem_for, weight
 
@@ -31,6 +31,16 @@ def test_result_is_within_the_bound_and_repeats(case: Case) -> None:
     assert bound.ratio(first) <= 1.0
     bits = torch.int32 if first.element_size() == 4 else torch.int16
     assert torch.equal(first.view(bits), second.view(bits)), "two runs differ in bits"
+
+
+@pytest.mark.parametrize("N", [17, 100, 256])
+def test_a_tall_token_major_result_is_turned_back(N: int) -> None:
+    W = weight("ragged", 1030, 64, 0.1, seed=1)
+    epilogue = Epilogue(bias=True, activation="relu")
+    problem = problem_for(W, N, x_layout="column", y_layout="column", epilogue=epilogue)
+    config = FAMILIES["turned"].default_config(problem, Device.of(torch.device("cuda")))
+    bound = bind(W, problem, config, "cuda")
+    assert bound.ratio(bound.result()) <= 1.0
 
 
 SPREADING = [

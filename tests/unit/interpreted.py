@@ -73,7 +73,7 @@ def turned_cases() -> Iterator[tuple[str, bool]]:
     for N, K, batch in ((1, 5, 1), (32, 64, 2), (33, 31, 3), (100, 7, 1)):
         X = torch.randn(batch, N, K)
         turned = torch.full((batch, K, N), float("nan"))
-        run_interpreted(turn_source(SpmmProblem(1, K, N, 1, batch), 90, naive=True), X, turned)
+        run_interpreted(turn_source(N, K, batch, "float32", 90, naive=True), X, turned)
         yield f"turn {batch}x{N}x{K}", torch.equal(turned, X.mT)
 
 

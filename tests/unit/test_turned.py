@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.kernels.turned import TurnedKernel
+from sparse_triton.kernels.turned import TurnedKernel, row_major
 from sparse_triton.plan import plan_spmm, why_not
+from sparse_triton.problem import Epilogue
 from tests.support import problem_for, weight
 
 GPU = Device.virtual_cuda(90)
@@ -38,27 +40,41 @@ def test_reference_is_the_product() -> None:
     np.testing.assert_allclose(plan.family.reference(plan, X), W.csr.to_dense() @ X, atol=1e-4)
 
 
-def test_two_launches_through_memory_of_the_calls_own() -> None:
-    seen: list[torch.Tensor] = []
+class Turn:
+    def bind(self, device: torch.device):  # type: ignore[no-untyped-def]
+        return lambda X, Y, bias, residual: Y.copy_(X.mT)
 
-    class Turn:
-        def bind(self, device: torch.device):  # type: ignore[no-untyped-def]
-            return lambda X, Y, bias, residual: Y.copy_(X.mT)
 
-    class Product:
-        def bind(self, device: torch.device):  # type: ignore[no-untyped-def]
-            def run(X, Y, bias, residual):  # type: ignore[no-untyped-def]
-                seen.append(X)
-                Y.copy_((W.to_dense() @ X + bias[:, None]).mT)
+class Product:
+    """W @ X + bias into Y of one layout; remembers X."""
 
-            return run
+    def __init__(self, y_layout: str) -> None:
+        self.y_layout, self.seen = y_layout, []
 
-    run = TurnedKernel(PROBLEM, Turn(), Product()).bind(torch.device("cpu"))
+    def bind(self, device: torch.device):  # type: ignore[no-untyped-def]
+        def run(X, Y, bias, residual):  # type: ignore[no-untyped-def]
+            self.seen.append(X)
+            y = W.to_dense() @ X + bias[:, None]
+            Y.copy_(y if self.y_layout == "row" else y.mT)
+
+        return run
+
+
+@pytest.mark.parametrize("turn_y", [None, Turn()])
+def test_launches_through_memory_of_the_calls_own(turn_y: Turn | None) -> None:
+    product = Product("column" if turn_y is None else "row")
+    run = TurnedKernel(PROBLEM, Turn(), product, turn_y).bind(torch.device("cpu"))
     X, Y, bias = torch.randn(1, 64, 160), torch.empty(1, 64, 96), torch.randn(96)
     for _ in range(2):
         run(X, Y, bias, None)
         torch.testing.assert_close(Y[0], X[0] @ W.to_dense().T + bias)
-    assert seen[0].is_contiguous() and torch.equal(seen[0][0], X[0].T)
+    assert product.seen[0].is_contiguous() and torch.equal(product.seen[0][0], X[0].T)
+
+
+def test_only_a_tall_y_without_a_residual_is_turned() -> None:
+    tall = replace(PROBLEM, M=2048)
+    assert row_major(tall).y_layout == "row" and row_major(PROBLEM).y_layout == "column"
+    assert row_major(replace(tall, epilogue=Epilogue(residual=True))).y_layout == "column"
 
 
 def test_tuning_searches_gathers_space() -> None:

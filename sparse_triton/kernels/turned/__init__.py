@@ -1,7 +1,8 @@
 """Family ``turned``: token-major X is turned once, and then gathered as if it were row-major.
 
 Gathering from token-major X costs a cache line a value, since the columns that a warp works on are
-K values apart. Turning X is one short kernel that reads and writes it once.
+K values apart. Turning X is one short kernel that reads and writes it once. A tall token-major Y is
+turned too: storing to it costs a sector a value.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
 GATHER = Gather()
+TALL = 1024  # rows of Y from which turning it costs less than storing to it
 
 
 class Turned(Family[SpmmProblem]):
@@ -47,16 +49,25 @@ class Turned(Family[SpmmProblem]):
         from sparse_triton.build import compile_kernel
         from sparse_triton.kernels.turned.kernel import turn_source
 
-        turn = compile_kernel(turn_source(plan.problem, plan.device.arch), plan.device.arch)
-        return TurnedKernel(plan.problem, turn, GATHER.build(gathering_plan(plan)))
+        problem, arch = plan.problem, plan.device.arch
+        inner = gathering_plan(plan)
+        turn_x = turn_source(problem.N, problem.K, problem.batch, problem.x_dtype, arch)
+        turn_y = turn_source(problem.M, problem.N, problem.batch, problem.x_dtype, arch)
+        return TurnedKernel(
+            problem,
+            compile_kernel(turn_x, arch),
+            GATHER.build(inner),
+            None if inner.problem.y_layout == problem.y_layout else compile_kernel(turn_y, arch),
+        )
 
     def reference(self, plan: Plan[SpmmProblem], X: NDArray[np.float32]) -> NDArray[np.float32]:
         return GATHER.reference(gathering_plan(plan), X)
 
 
 def row_major(problem: SpmmProblem) -> SpmmProblem:
-    """The problem once X is turned."""
-    return replace(problem, x_layout="row")
+    """The problem once X, and Y where that pays, is turned."""
+    tall = problem.M >= TALL and not problem.epilogue.residual
+    return replace(problem, x_layout="row", y_layout="row" if tall else problem.y_layout)
 
 
 def gathering(config: KernelConfig) -> KernelConfig:
@@ -69,14 +80,16 @@ def gathering_plan(plan: Plan[SpmmProblem]) -> Plan[SpmmProblem]:
 
 @dataclass(frozen=True, eq=False)
 class TurnedKernel:
-    """Two launches; X turned lives in memory of the call's own."""
+    """Two launches, or three; what is turned lives in memory of the call's own."""
 
     problem: SpmmProblem
-    turn: Kernel
+    turn_x: Kernel
     gather: Kernel
+    turn_y: Kernel | None
 
     def bind(self, device: torch.device) -> Run:
-        p, turn, gather = self.problem, self.turn.bind(device), self.gather.bind(device)
+        p, turn_x, gather = self.problem, self.turn_x.bind(device), self.gather.bind(device)
+        turn_y = None if self.turn_y is None else self.turn_y.bind(device)
 
         def run(
             X: torch.Tensor,
@@ -85,7 +98,12 @@ class TurnedKernel:
             residual: torch.Tensor | None,
         ) -> None:
             turned = torch.empty((p.batch, p.K, p.N), dtype=X.dtype, device=X.device)
-            turn(X, turned, None, None)
-            gather(turned, Y, bias, residual)
+            turn_x(X, turned, None, None)
+            if turn_y is None:
+                gather(turned, Y, bias, residual)
+                return
+            rows = torch.empty((p.batch, p.M, p.N), dtype=Y.dtype, device=Y.device)
+            gather(turned, rows, bias, residual)
+            turn_y(rows, Y, None, None)
 
         return run

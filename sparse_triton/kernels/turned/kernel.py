@@ -1,4 +1,4 @@
-"""The Triton kernel that turns token-major X."""
+"""The Triton kernel that turns token-major X, and Y back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from sparse_triton.kernels.columns import (
     WAIT_FOR_INPUTS,
     has_dependent_launch,
 )
-from sparse_triton.problem import SpmmProblem
 
 TILE = 32
 WAIT = f"{LAUNCH_DEPENDENTS} {WAIT_FOR_INPUTS} mov.b32 $0, $1;"
@@ -37,7 +36,9 @@ def turn_columns(  # type: ignore[no-untyped-def]
     tl.store(p_y, tl.trans(tile), mask=tl.trans(inside))
 
 
-def turn_source(problem: SpmmProblem, arch: int, naive: bool = False) -> KernelSource:
+def turn_source(
+    N: int, K: int, batch: int, dtype: str, arch: int, naive: bool = False
+) -> KernelSource:
     """Kernel ``y[b, k, n] = x[b, n, k]``.
 
     Shapes   x [batch, N, K], y [batch, K, N].
@@ -47,7 +48,6 @@ def turn_source(problem: SpmmProblem, arch: int, naive: bool = False) -> KernelS
     ``naive`` leaves out what the interpreter cannot run: the waiting of a dependent launch.
     """
     dependent = has_dependent_launch(arch) and not naive
-    tiles_n, tiles_k = ceil_div(problem.N, TILE), ceil_div(problem.K, TILE)
     return KernelSource(
         fn=turn_columns,
         constants={
@@ -56,10 +56,10 @@ def turn_source(problem: SpmmProblem, arch: int, naive: bool = False) -> KernelS
             "HAS_BIAS": False,
             "HAS_RESIDUAL": False,
         },
-        x_dtype=problem.x_dtype,
+        x_dtype=dtype,
         arrays={"anchor": np.zeros(1, np.int32)},  # a launch takes its device from an array
-        scalars={"N": problem.N, "K": problem.K},
-        grid=(tiles_n, tiles_k, problem.batch),
+        scalars={"N": N, "K": K},
+        grid=(ceil_div(N, TILE), ceil_div(K, TILE), batch),
         num_warps=4,
         options={"launch_pdl": dependent},
     )
