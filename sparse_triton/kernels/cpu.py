@@ -2,7 +2,7 @@
 
 Rows are cut into row blocks and columns into column tiles; a task is one of each. Within a task the
 Gy groups of the row block run one after another: each adds every row's share of its K range. Tiles
-wider than ``cpu_kernel.MAX_WIDTH`` are walked in pieces of that width.
+wider than ``cpu_tile.MAX_WIDTH`` are walked in pieces of that width.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from sparse_triton.kernels.cpu_conv_finish import (
     store_turned,
 )
 from sparse_triton.kernels.cpu_epilogue import LINE, activate
-from sparse_triton.kernels.cpu_kernel import MAX_WIDTH, multiply, padded_width, sources
+from sparse_triton.kernels.cpu_tile import MAX_WIDTH, multiply, padded_width, sources
 from sparse_triton.kernels.cpu_vector import copy_every_other, copy_line, floats, take_ticket
 
 HALF_LINE = LINE // 2

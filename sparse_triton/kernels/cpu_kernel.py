@@ -2,72 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 from numba import carray, njit, prange  # type: ignore[attr-defined]
 
 from sparse_triton.kernels.cpu_epilogue import LINE, finish
+from sparse_triton.kernels.cpu_tile import MAX_WIDTH, multiply, padded_width, sources
 from sparse_triton.kernels.cpu_vector import (
     copy_line,
     floats,
     prefetch_read,
     prefetch_write,
-    row_times_tile,
     take_ticket,
 )
 
-MAX_WIDTH = 128  # columns whose accumulators fit the registers of one core
 X_AHEAD, Y_AHEAD = 16, 8  # rows that memory is asked for before their turn
-
-_w1 = row_times_tile(1, 1, 4)
-_w2 = row_times_tile(2, 1, 4)
-_w4 = row_times_tile(4, 1, 4)
-_w8 = row_times_tile(8, 1, 4)
-_w16 = row_times_tile(16, 1, 4)
-_w32 = row_times_tile(16, 2, 2)
-_w48 = row_times_tile(16, 3, 2)
-_w64 = row_times_tile(16, 4, 1)
-_w96 = row_times_tile(16, 6, 1)
-_w128 = row_times_tile(16, 8, 1)
-
-
-@njit(nogil=True)
-def padded_width(width):  # type: ignore[no-untyped-def]
-    """The narrowest of the widths above that covers ``width`` columns."""
-    if width <= 2:
-        return width
-    if width <= 8:
-        return 4 if width <= 4 else 8
-    if width <= 64:
-        return (width + 15) // 16 * 16
-    return 96 if width <= 96 else 128
-
-
-@njit(nogil=True)
-def multiply(width, x, stride, columns, values, start, stop, out, add):  # type: ignore[no-untyped-def]
-    """One group of one row times the ``width`` columns at x; see ``row_times_tile``."""
-    if width == 64:
-        _w64(x, stride, columns, values, start, stop, out, add)
-    elif width == 128:
-        _w128(x, stride, columns, values, start, stop, out, add)
-    elif width == 96:
-        _w96(x, stride, columns, values, start, stop, out, add)
-    elif width == 48:
-        _w48(x, stride, columns, values, start, stop, out, add)
-    elif width == 32:
-        _w32(x, stride, columns, values, start, stop, out, add)
-    elif width == 16:
-        _w16(x, stride, columns, values, start, stop, out, add)
-    elif width == 8:
-        _w8(x, stride, columns, values, start, stop, out, add)
-    elif width == 4:
-        _w4(x, stride, columns, values, start, stop, out, add)
-    elif width == 2:
-        _w2(x, stride, columns, values, start, stop, out, add)
-    else:
-        _w1(x, stride, columns, values, start, stop, out, add)
 
 
 @njit(nogil=True)
@@ -166,14 +114,6 @@ def _work(  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-def sources(*more: str) -> str:
-    """A digest of every file compiled here, and ``more``: numba's cache watches only its own."""
-    names = ("cpu_kernel.py", "cpu_epilogue.py", "cpu_vector.py", *more)
-    return hashlib.sha256(
-        b"".join(Path(__file__).with_name(name).read_bytes() for name in names)
-    ).hexdigest()
-
-
 _ARRAYS = "i4[::1], f4[::1], i8[::1], i4[:, ::1]"
 _NUMBERS = ", ".join(["i8"] * 11)
 
@@ -212,5 +152,6 @@ def _parallel(digest: str):  # type: ignore[no-untyped-def]
     return spmm_parallel
 
 
-spmm_serial = _serial(sources())
-spmm_parallel = _parallel(sources())
+_DIGEST = sources("cpu_kernel.py")
+spmm_serial = _serial(_DIGEST)
+spmm_parallel = _parallel(_DIGEST)
