@@ -12,6 +12,7 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel, Run
 from sparse_triton.kernels.family import Family, Space
+from sparse_triton.pattern import CSR
 from sparse_triton.problem import Epilogue, Layout, SpmmProblem
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class DenseKernel:
         B, M, K, N = problem.batch, problem.M, problem.K, problem.N
         x_dtype = getattr(torch, problem.x_dtype)
         dtype = torch.promote_types(x_dtype, getattr(torch, problem.w_dtype))
-        W = torch.from_numpy(self.plan.csr.to_dense()).to(device, dtype)
+        W = _dense(self.plan.csr, device, dtype)
         direct = dtype == x_dtype and (dtype == torch.float32 or epilogue == Epilogue())
 
         def shaped(t: torch.Tensor, rows: int, layout: Layout) -> torch.Tensor:
@@ -92,3 +93,12 @@ def activate(y: torch.Tensor, activation: str) -> torch.Tensor:
         case "gelu":
             return torch.nn.functional.gelu(y)
     return torch.nn.functional.silu(y, inplace=True)
+
+
+def _dense(csr: CSR, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """[M, K], put together on the device: only the non-zeros travel."""
+    M, K = csr.shape
+    rows, columns = (torch.from_numpy(a).to(device) for a in (csr.rows, csr.column_indices))
+    W = torch.zeros(M * K, device=device, dtype=dtype)
+    W[rows.long() * K + columns] = torch.from_numpy(csr.values).to(device, dtype)
+    return W.view(M, K)
