@@ -114,13 +114,14 @@ def _library_call(problem: ConvProblem, W: torch.Tensor) -> Convolve:
     top, bottom, left, right = problem.padding
     border = (top, left)
     uneven = (top, left) != (bottom, right)
+    depthwise = 1 < problem.groups == problem.C  # PyTorch has kernels of its own for these
     if uneven:
         border = (0, 0)
 
     def convolve(X: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if uneven:
             X = F.pad(X, (left, right, top, bottom))
-        if X.device.type == "cuda" and torch.backends.cudnn.enabled:
+        if X.device.type == "cuda" and torch.backends.cudnn.enabled and not depthwise:
             tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
             y: torch.Tensor = torch.cudnn_convolution(
                 X, W, border, problem.stride, problem.dilation, problem.groups,

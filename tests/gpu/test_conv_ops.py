@@ -102,3 +102,11 @@ def test_capture() -> None:
     X.normal_()
     graph.replay()
     torch.testing.assert_close(Y, conv2d_pool(X, W, padding=1), rtol=0, atol=0)
+
+
+def test_depthwise() -> None:
+    w = torch.randn(16, 1, 3, 3, device="cuda") * (torch.rand(16, 1, 3, 3, device="cuda") < 0.7)
+    X = torch.randn(2, 16, 9, 9, device="cuda")
+    torch.testing.assert_close(
+        conv2d(X, w, padding=1, groups=16), F.conv2d(X, w, padding=1, groups=16)
+    )
