@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from autotune.budget import as_budget
 from benchmarks import host, models_command, report
 from benchmarks.pages import write_pages
 from benchmarks.paper import command as paper
@@ -34,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     spmm.add_argument(
         "--max-autotune", action="store_true", help="also what torch.compile finds by searching"
     )
+    spmm.add_argument("--trials", type=int, metavar="N", help="search N configurations first")
+    spmm.add_argument("--compile-timeout", type=float, default=60.0, metavar="SECONDS")
     _outputs(spmm)
     spmm.set_defaults(command=_spmm)
     sweep = commands.add_parser("sparsity", help="two shapes from 50 to 98 %% zeros, crossovers")
@@ -107,6 +111,9 @@ def _spmm(args: argparse.Namespace) -> None:
     batches = tuple(int(b) for b in args.batch.split(","))
     cases = [contest.Case(p, batch) for p in problems for batch in batches]
     options = contest.Options(csr=not args.no_csr, max_autotune=args.max_autotune)
+    if args.trials:
+        quick = replace(as_budget("quick", compile_s=args.compile_timeout), trials=args.trials)
+        spmm.tune(cases, quick)
     rows = spmm.measure(cases, options)
     facts = environment(Device.of(torch.device("cuda")))
     if args.png:

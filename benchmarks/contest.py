@@ -20,12 +20,11 @@ from sparse_triton.device import Device
 from sparse_triton.executor import prepare
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.plan import QUICKLY_COMPILED, default_config, why_not
-from sparse_triton.problem import SpmmProblem
+from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
 from sparse_triton.verify import call_ratio
 
 Row = dict[str, Any]
 OURS = ("unrolled", "gather", "dense")
-MOST_COMPILED = 3 * QUICKLY_COMPILED  # non-zeros of a default that nobody asked for
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def configs_of(
     ``spmm`` takes, in float32 and with everything in float16."""
     problem, half = case.problem(W.nnz), case.problem(W.nnz, "float16")
     configs = {name: FAMILIES[name].default_config(problem, device) for name in options.families}
-    if W.nnz > MOST_COMPILED:
+    if W.nnz > QUICKLY_COMPILED and case.N < MANY_COLUMNS:  # long to compile, and never near
         configs.pop("unrolled", None)
     configs["spmm"] = choose(problem, W.pattern_hash, device).config
     legal = {n: c for n, c in configs.items() if why_not(problem, c, device) is None}

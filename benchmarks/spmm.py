@@ -15,8 +15,11 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+import autotune
+from autotune.budget import Budget
 from benchmarks.ceilings import Ceilings
 from benchmarks.contest import Case, Options, Row, configs_of, half_of, row
+from benchmarks.problems import PaperProblem
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
@@ -38,6 +41,21 @@ def measure(cases: list[Case], options: Options) -> list[Row]:
     moved = {p: W.to(device) for p, W in weights.items()}
     bar = tqdm(cases, desc="measuring", unit="problem")
     return [row(case, moved[case.paper], ceilings, options) for case in bar]
+
+
+def tune(cases: list[Case], budget: Budget) -> None:
+    """Search a configuration for each case; what the store knows already is not searched again."""
+    columns: dict[PaperProblem, list[int]] = {}
+    for case in cases:
+        columns.setdefault(case.paper, []).append(case.N)
+    weights = {p: p.load() for p in columns}
+    autotune.warmup(
+        {f"{p.name} {p.sparsity}": W for p, W in weights.items()},
+        n_map={f"{p.name} {p.sparsity}": tuple(N) for p, N in columns.items()},
+        budget=budget,
+        every_instance=True,
+        quiet=False,
+    )
 
 
 class Job(NamedTuple):

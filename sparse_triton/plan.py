@@ -113,10 +113,9 @@ def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
     if problem.sparsity < 0.6:
         return ("dense",)
     columns = problem.N * problem.batch
-    few_programs = columns >= 1024 and problem.M <= 96 and problem.nnz <= 4_000
     many = columns >= MANY_COLUMNS and problem.M * columns >= FILLED_BY_OUTPUTS
     gathered = ("turned", "gather") if columns >= TURNED_COLUMNS else ("gather",)
-    if (many or few_programs) and problem.nnz <= QUICKLY_COMPILED:
+    if many and problem.nnz <= QUICKLY_COMPILED:
         return ("unrolled", *gathered, "dense")
     return (*gathered, "dense")
 

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, powers_of_two
+from sparse_triton.config import (
+    KernelConfig,
+    ceil_div,
+    counts_why_not,
+    next_power_of_two,
+    powers_of_two,
+)
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.exchange import cluster_sizes, cluster_why_not
@@ -25,6 +31,11 @@ from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
 
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
+
+
+SOME_COLUMNS = 1024
+LONG_PROGRAMS = 45_000  # non-zeros
+CACHED_PROGRAM = 3300  # instructions
 
 
 class Unrolled(Family):
@@ -56,8 +67,13 @@ class Unrolled(Family):
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
         """Fitted to measurements (``benchmarks/NOTES.md``); 16-bit inputs take two columns a lane
         and half the rows."""
-        many = problem.N * problem.batch >= MANY_COLUMNS
-        config = _many_columns(problem) if many else _few_columns(problem)
+        columns = problem.N * problem.batch
+        if columns >= MANY_COLUMNS:
+            config = _many_columns(problem)
+        elif columns >= SOME_COLUMNS and problem.nnz > LONG_PROGRAMS:
+            config = _some_columns(problem, device)
+        else:
+            config = _few_columns(problem)
         if problem.x_itemsize == 2:
             paired = replace(
                 config,
@@ -91,6 +107,22 @@ def _few_columns(problem: SpmmProblem) -> KernelConfig:
     )
 
 
+def _some_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
+    """Too few column tiles to fill the device, programs too long to stay in the instruction cache:
+    a cluster shares K."""
+    length = 64 * problem.nnz / problem.M
+    K_blocks = max(2, next_power_of_two(round(length / CACHED_PROGRAM)))
+    return KernelConfig(
+        "unrolled",
+        M_blocks=max(1, ceil_div(problem.M, 64)),
+        N_blocks=max(1, ceil_div(problem.N, 256)),
+        K_blocks=min(K_blocks, max(cluster_sizes(device))),
+        stack=2 if length > CACHED_PROGRAM * 1.5 else 1,
+        row_blocks="even_nnz",
+        fastest="columns",
+    )
+
+
 def _many_columns(problem: SpmmProblem) -> KernelConfig:
     """64 rows, because each row block reads X again; neighbours share code. Short rows make memory
     the limit: then one program takes up to four row blocks of a tile. Long programs are shared by
@@ -98,7 +130,7 @@ def _many_columns(problem: SpmmProblem) -> KernelConfig:
     M_blocks = max(1, ceil_div(problem.M, 64))
     if problem.nnz <= 16 * problem.M:
         lanes, Gy, stack = 64, 1, min(4, 1 << (M_blocks.bit_length() - 1))
-    elif problem.nnz <= 60_000:
+    elif problem.nnz <= LONG_PROGRAMS:
         lanes, Gy, stack = 128, 2, 1
     else:
         lanes, Gy, stack = 256, 1, 1
