@@ -22,7 +22,7 @@ from sparse_triton.kernel import Run
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.numerics import Float64, error_bound
 from sparse_triton.problem import ProblemT, SpmmProblem
-from sparse_triton.verify import roundings, truth
+from sparse_triton.verify import half_roundings, roundings, truth
 
 Tensor = torch.Tensor
 GUARD = 1024  # elements on either side of Y
@@ -40,7 +40,7 @@ class Case:
     residual: Tensor | None
     y64: Tensor
     magnitude: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-    bounds: dict[tuple[int, int], Tensor]
+    bounds: dict[tuple[object, ...], Tensor]
     before_pool: Float64 | None = None
 
 
@@ -83,6 +83,10 @@ class Judge(ABC, Generic[ProblemT]):
     @abstractmethod
     def _error_bound(self, case: Case, config: KernelConfig) -> Float64:
         """The largest legal error of the compared part."""
+
+    def _roundings(self, config: KernelConfig) -> tuple[int, ...]:
+        """What of a configuration, besides its parts, the bound depends on."""
+        return (roundings(self.problem, config),)
 
     def _normal(self, draw: torch.Generator, *shape: int) -> Tensor:
         return torch.randn(shape, generator=draw, device=self.device).to(self.dtype)
@@ -127,7 +131,7 @@ class Judge(ABC, Generic[ProblemT]):
         return f"an element is {worst:.3g} times the error bound away from the float64 truth"
 
     def _bound(self, case: Case, config: KernelConfig) -> Tensor:
-        key = (config.parts, roundings(self.problem, config))
+        key = (config.parts, *self._roundings(config))
         if key not in case.bounds:
             with np.errstate(invalid="ignore"):  # infinite weights
                 bound = self._error_bound(case, config)
@@ -179,10 +183,14 @@ class Lab(Judge[SpmmProblem]):
     def _seen(self, Y: Tensor) -> Tensor:
         return self._columns_of(Y, self.problem.y_layout)
 
+    def _roundings(self, config: KernelConfig) -> tuple[int, ...]:
+        return roundings(self.problem, config), half_roundings(self.problem, config)
+
     def _error_bound(self, case: Case, config: KernelConfig) -> Float64:
+        stores, halves = self._roundings(config)
         return error_bound(
             self.W.csr.row_lengths, case.magnitude, case.y64.cpu().numpy(),
-            Gy=config.parts, roundings=roundings(self.problem, config), step=config.step,
+            Gy=config.parts, roundings=stores, step=config.step, half_roundings=halves,
             y_dtype=self.problem.x_dtype, activation=self.problem.epilogue.activation,
         )  # fmt: skip
 

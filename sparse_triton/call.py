@@ -25,15 +25,16 @@ class Call(NamedTuple):
     residual: Tensor | None
     activation: str | None
     token_major: bool
+    accumulate: str = "float32"
 
     def key(self) -> tuple[Any, ...]:
         """Everything a launch depends on besides the weight."""
-        X, bias, residual, activation, token_major = self
+        X, bias, residual, activation, token_major, accumulate = self
         return (
             X.shape, X.stride(), X.dtype, X.device, X.data_ptr() % ALIGNMENT,
             None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.device),
             None if residual is None else form(residual),
-            activation, token_major,
+            activation, token_major, accumulate,
         )  # fmt: skip
 
     def check(self, w_shape: tuple[int, int]) -> None:
@@ -61,11 +62,12 @@ class Call(NamedTuple):
             x_layout=x_layout,
             y_layout="column" if self.token_major else "row",
             epilogue=Epilogue(self.bias is not None, self.residual is not None, self.activation),
+            accumulate=self.accumulate,
         )
 
     def launcher(self, run: Run, M: int) -> Callable[[Call, Tensor | None], Tensor]:
         """The steps between a call of this form and its kernel, each only where it is needed."""
-        X, bias, residual, _, token_major = self
+        X, bias, residual, _, token_major, _ = self
         shape = (*X.shape[:-1], M) if token_major else (*X.shape[:-2], M, X.shape[-1])
         turned = not token_major and not X.is_contiguous() and X.mT.is_contiguous()
         adapt_x = _adapter(X, turned)
@@ -76,7 +78,7 @@ class Call(NamedTuple):
         nothing = math.prod(shape) == 0
 
         def launch(call: Call, out: Tensor | None) -> Tensor:
-            X, bias, residual, _, _ = call
+            X, bias, residual, *_ = call
             if adapt_x is not None:
                 X = adapt_x(X)
             if adapt_bias is not None and bias is not None:

@@ -7,6 +7,7 @@ import torch
 from sparse_triton.errors import ActivationError, DeviceError, DtypeError, ShapeError
 from sparse_triton.matrix import FLOAT_DTYPES
 from sparse_triton.numerics import ACTIVATIONS
+from sparse_triton.problem import check_accumulate
 
 Tensor = torch.Tensor
 
@@ -18,6 +19,7 @@ def check_call(
     residual: Tensor | None,
     activation: str | None,
     token_major: bool,
+    accumulate: str = "float32",
 ) -> None:
     """Raise the ``InputError`` of the first law the arguments break."""
     M, K = w_shape
@@ -28,6 +30,7 @@ def check_call(
         y_shape = (*X.shape[:-1], M) if token_major else (*X.shape[:-2], M, X.shape[-1])
         check_operand("residual", residual, y_shape, X)
     check_activation(activation)
+    check_accumulate(accumulate, str(X.dtype).removeprefix("torch."))
 
 
 def check_activation(activation: str | None) -> None:

@@ -145,7 +145,7 @@ def distance(a: Key, b: Key, limit: float = MAX_DISTANCE) -> float:
 def _class(p: Problem) -> tuple[object, ...]:
     call = (p.x_dtype, p.w_dtype, p.x_layout, p.y_layout, p.batch > 1, p.epilogue)
     if not isinstance(p, ConvProblem):
-        return call
+        return *call, p.accumulate
     return *call, p.R, p.S, p.stride, p.dilation, any(p.padding), p.groups > 1, p.pool
 
 

@@ -99,6 +99,7 @@ def explain(
     bias: torch.Tensor | None = None,
     residual: torch.Tensor | None = None,
     activation: str | None = None,
+    accumulate: str = "float32",
     stride: int | Sequence[int] = 1,
     padding: int | str | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
@@ -115,6 +116,8 @@ def explain(
     X_or_N    X; for a product also its number of columns N, then X has W's dtype and device
     bias, residual, activation
               of the call: another epilogue is another problem in the store
+    accumulate
+              of a product, as for ``spmm``
     stride, padding, dilation, groups, pool, ...
               of a convolution, as for ``conv2d`` and ``conv2d_pool``; pool None: no pool
     Nothing is launched, compiled or tuned: estimates come from a roofline, times from the store.
@@ -139,7 +142,7 @@ def explain(
         return _explained(prepared.matrix, call)
     matrix = weights.as_matrix(W)
     X = _like_x(matrix, X_or_N, token_major)
-    return _explained(matrix, Call(X, bias, residual, activation, token_major))
+    return _explained(matrix, Call(X, bias, residual, activation, token_major, accumulate))
 
 
 def _explained(matrix: SparseMatrix, call: AnyCall) -> Explanation:

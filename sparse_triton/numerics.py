@@ -5,6 +5,12 @@ A dot product of ``n`` terms in precision ``u``, summed in any order, is off by 
 Bias and residual are two more terms; ``Gy`` partial sums add ``Gy`` more roundings. Rounding to the
 output type and the activation's own error come on top; so does one smallest subnormal for every
 rounding, because a result that underflows is rounded absolutely.
+
+Where ``accumulate="float16"`` is taken, a product w_k x_k meets at most ``HALF_CHUNK`` roundings
+of u = 2**-11 in its float16 sum, one more where W is float32 and rounded to float16. Each partial
+is then exact in float32 and meets the float32 roundings as before, so that the factors multiply:
+``(1 + gamma16)(1 + gamma32) - 1``. Weights that are no normal float16 numbers are multiplied in
+float32. Range: right while ``|W| @ |X| < HALF_RANGE``; beyond, a partial may overflow to Inf.
 """
 
 from __future__ import annotations
@@ -20,6 +26,9 @@ UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SMALLEST_SUBNORMAL = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
 ACTIVATIONS = ("relu", "gelu", "silu")
 
+HALF_CHUNK = 16  # products that a float16 sum holds before it is added to a float32 one
+_HALF_NORMAL, _HALF_MAX = 2.0**-14, 65504.0
+
 # Largest slope of each activation: what an error in its argument can grow by.
 _SLOPE = {None: 1.0, "relu": 1.0, "gelu": 1.13, "silu": 1.1}
 # Rounding of the activation itself relative to |argument|, in units of u: exp, erf, a division.
@@ -30,6 +39,15 @@ def gamma(n: int | NDArray[np.int64], u: float = 2.0**-24) -> Any:
     """``n*u / (1 - n*u)``: the classical constant for n roundings of unit roundoff u."""
     nu = np.asarray(n, dtype=np.float64) * u
     return nu / (1.0 - nu)
+
+
+# No sum of products below it can round to Inf: each grows by at most 1 + gamma.
+HALF_RANGE = _HALF_MAX / (1.0 + float(gamma(HALF_CHUNK + 1, UNIT_ROUNDOFF["float16"])))
+
+
+def fits_half(weight: float) -> bool:
+    """Whether float16 holds a weight to full precision: a normal number, neither NaN nor Inf."""
+    return _HALF_NORMAL <= abs(weight) <= _HALF_MAX
 
 
 def activate(y: Float64, activation: str | None) -> Float64:
@@ -60,8 +78,9 @@ def error_bound(
     activation: str | None = None,
     roundings: int = 1,
     step: int = 1,
+    half_roundings: int = 0,
 ) -> Float64:
-    """Largest legal ``|y - y64|``, elementwise, for fp32 accumulation.
+    """Largest legal ``|y - y64|``, elementwise.
 
     nnz_row    [M] non-zeros of each row
     magnitude  [..., M, N] ``|W| @ |X| + |bias| + |residual|`` in float64
@@ -69,13 +88,22 @@ def error_bound(
     Gy         partial sums added at the end
     roundings  roundings to y_dtype on the way: 2 where the product was stored before the epilogue
     step       units of roundoff an addition may lose: 1 rounded, 2 truncated, as tensor cores do
+    half_roundings
+               most roundings to float16 that a product meets on its way into a float32 sum; 0 where
+               all accumulation is float32
     """
-    terms = (step * np.asarray(nnz_row, dtype=np.int64) + Gy + 2)[:, None]
-    in_fp32 = gamma(terms) * magnitude
+    rows = np.asarray(nnz_row, dtype=np.int64)[:, None]
+    terms = step * rows + Gy + 2
+    in_sums = gamma(terms)
+    if half_roundings:
+        in_half = np.minimum(rows + 1, half_roundings)
+        in_sums = in_sums + (1.0 + in_sums) * gamma(in_half, UNIT_ROUNDOFF["float16"])
+    in_sums = in_sums * magnitude
     own = _OWN_ROUNDINGS[activation] * UNIT_ROUNDOFF["float32"] * magnitude
-    before_store = _SLOPE[activation] * in_fp32 + own
+    before_store = _SLOPE[activation] * in_sums + own
     store = UNIT_ROUNDOFF[y_dtype] if y_dtype != "float32" else 0.0
     bound = before_store * (1.0 + store) + store * np.abs(y64)
     bound += (roundings - 1) * store * _SLOPE[activation] * magnitude
-    underflow = terms * SMALLEST_SUBNORMAL["float32"] * _SLOPE[activation]
+    smallest = SMALLEST_SUBNORMAL["float16" if half_roundings else "float32"]
+    underflow = terms * smallest * _SLOPE[activation]
     return np.asarray(bound + underflow + SMALLEST_SUBNORMAL[y_dtype])

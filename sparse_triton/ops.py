@@ -14,7 +14,7 @@ import torch
 
 from sparse_triton import weights
 from sparse_triton.call import Call
-from sparse_triton.check import check_call, check_out
+from sparse_triton.check import check_out
 from sparse_triton.eager import is_plain
 from sparse_triton.errors import InputError
 from sparse_triton.executor import execute
@@ -27,11 +27,12 @@ _library = torch.library.Library("sparse_triton", "DEF")
 _OPTIONS = (
     "Tensor X, Tensor? bias, Tensor? residual, str? activation, bool token_major, bool transposed"
 )
+_SUMS = "str accumulate='float32'"
 _library.define(
     f"spmm(Tensor row_offsets, Tensor column_indices, Tensor values, {_OPTIONS}, "
-    "int M, int K, str weight_id) -> Tensor"
+    f"int M, int K, str weight_id, {_SUMS}) -> Tensor"
 )
-_library.define(f"spmm_dense(Tensor W, {_OPTIONS}) -> Tensor")
+_library.define(f"spmm_dense(Tensor W, {_OPTIONS}, {_SUMS}) -> Tensor")
 
 
 def spmm(
@@ -42,6 +43,7 @@ def spmm(
     residual: Tensor | None = None,
     activation: str | None = None,
     out: Tensor | None = None,
+    accumulate: str = "float32",
 ) -> Tensor:
     """``activation(W @ X + bias[:, None] + residual)`` for a pruned W.
 
@@ -49,7 +51,11 @@ def spmm(
             and remembered; X [..., K, N], any strides; bias [M]; residual and the result
             [..., M, N].
     Dtypes  X float32, float16 or bfloat16; bias, residual and the result have X's dtype; W may have
-            another of the three. Accumulation is float32.
+            another of the three.
+    Sums    are float32. ``accumulate="float16"`` permits, for float16 X, sums of at most 16
+            products in float16, each added to a float32 one: a kernel may then take half the
+            instructions, and a result be further from the truth. Its bound, and the range in which
+            it holds, are in ``sparse_triton.numerics``. Gradients are summed in float32.
     Zeros   of W do not multiply: NaN or Inf in X spreads only through stored weights. Not so where
             family dense is taken (few zeros): that is the library's product.
     Autocast casts X, bias and residual, as for ``torch.matmul``; W keeps its dtype.
@@ -63,7 +69,7 @@ def spmm(
     tensor([[6.],
             [0.]])
     """
-    return _call(W, X, bias, residual, activation, False, out)
+    return _call(W, X, bias, residual, activation, False, accumulate, out)
 
 
 def linear(
@@ -72,12 +78,13 @@ def linear(
     bias: Tensor | None = None,
     *,
     activation: str | None = None,
+    accumulate: str = "float32",
 ) -> Tensor:
     """``activation(X @ W.T + bias)`` for token-major X, as ``torch.nn.functional.linear``.
 
     Shapes  X [..., K], W [M, K], bias [M], result [..., M]. Otherwise as ``spmm``.
     """
-    return _call(W, X, bias, None, activation, True, None)
+    return _call(W, X, bias, None, activation, True, accumulate, None)
 
 
 def _call(
@@ -87,22 +94,25 @@ def _call(
     residual: Tensor | None,
     activation: str | None,
     token_major: bool,
+    accumulate: str,
     out: Tensor | None,
 ) -> Tensor:
     if not isinstance(X, Tensor):
         raise InputError(f"X must be a torch tensor, got {type(X).__name__}")
     if out is not None:
-        return _call_out(W, X, bias, residual, activation, out)
+        return _call_out(W, X, bias, residual, activation, accumulate, out)
     if not isinstance(W, SparseMatrix):
         if torch.compiler.is_compiling():
-            y: Tensor = _spmm_dense_op(W, X, bias, residual, activation, token_major, False)
+            y: Tensor = _spmm_dense_op(
+                W, X, bias, residual, activation, token_major, False, accumulate
+            )
             return y
         W = weights.as_matrix(W)
     if is_plain(X, bias, residual):
-        return execute(W, Call(X, bias, residual, activation, token_major))
+        return execute(W, Call(X, bias, residual, activation, token_major, accumulate))
     Y: Tensor = _spmm_op(
         W.row_offsets, W.column_indices, W.values, X, bias, residual, activation, token_major,
-        False, W.shape[0], W.shape[1], W.weight_id,
+        False, W.shape[0], W.shape[1], W.weight_id, accumulate,
     )  # fmt: skip
     return Y
 
@@ -113,17 +123,19 @@ def _call_out(
     bias: Tensor | None,
     residual: Tensor | None,
     activation: str | None,
+    accumulate: str,
     out: Tensor,
 ) -> Tensor:
     if torch.compiler.is_compiling():
-        return out.copy_(_call(W, X, bias, residual, activation, False, None))
+        return out.copy_(_call(W, X, bias, residual, activation, False, accumulate, None))
     needs_grad = (t for t in (X, bias, residual, out) if t is not None)
     if torch.is_grad_enabled() and any(t.requires_grad for t in needs_grad):
         raise InputError("out= does not record gradients; leave it out, or use torch.no_grad()")
     matrix = weights.as_matrix(W)
-    check_call(matrix.shape, X, bias, residual, activation, False)
+    call = Call(X, bias, residual, activation, False, accumulate)
+    call.check(matrix.shape)
     check_out(out, (*X.shape[:-2], matrix.shape[0], X.shape[-1]), X, bias, residual)
-    execute(matrix, Call(X, bias, residual, activation, False), out)
+    execute(matrix, call, out)
     torch.autograd.graph.increment_version(out)  # kernels write through its address
     return out
 
@@ -135,45 +147,45 @@ def _run(
     row_offsets: Tensor, column_indices: Tensor, values: Tensor,
     X: Tensor, bias: Tensor | None, residual: Tensor | None,
     activation: str | None, token_major: bool, transposed: bool, M: int, K: int, weight_id: str,
+    accumulate: str = "float32",
 ) -> Tensor:  # fmt: skip
     W = weights.by_id(weight_id, row_offsets, column_indices, values, (M, K))
-    return execute(
-        W.transposed if transposed else W, Call(X, bias, residual, activation, token_major)
-    )
+    W = W.transposed if transposed else W
+    return execute(W, Call(X, bias, residual, activation, token_major, accumulate))
 
 
 def _run_dense(
     W: Tensor, X: Tensor, bias: Tensor | None, residual: Tensor | None,
-    activation: str | None, token_major: bool, transposed: bool,
+    activation: str | None, token_major: bool, transposed: bool, accumulate: str = "float32",
 ) -> Tensor:  # fmt: skip
     matrix = weights.as_matrix(W)
     matrix = matrix.transposed if transposed else matrix
-    return execute(matrix, Call(X, bias, residual, activation, token_major))
+    return execute(matrix, Call(X, bias, residual, activation, token_major, accumulate))
 
 
 def _fake(
     row_offsets: Tensor, column_indices: Tensor, values: Tensor,
     X: Tensor, bias: Tensor | None, residual: Tensor | None,
     activation: str | None, token_major: bool, transposed: bool, M: int, K: int, weight_id: str,
+    accumulate: str = "float32",
 ) -> Tensor:  # fmt: skip
-    return _fake_y((K, M) if transposed else (M, K), X, bias, residual, activation, token_major)
+    w_shape = (K, M) if transposed else (M, K)
+    return _fake_y(w_shape, Call(X, bias, residual, activation, token_major, accumulate))
 
 
 def _fake_dense(
     W: Tensor, X: Tensor, bias: Tensor | None, residual: Tensor | None,
-    activation: str | None, token_major: bool, transposed: bool,
+    activation: str | None, token_major: bool, transposed: bool, accumulate: str = "float32",
 ) -> Tensor:  # fmt: skip
     M, K = W.shape
-    return _fake_y((K, M) if transposed else (M, K), X, bias, residual, activation, token_major)
+    w_shape = (K, M) if transposed else (M, K)
+    return _fake_y(w_shape, Call(X, bias, residual, activation, token_major, accumulate))
 
 
-def _fake_y(
-    w_shape: tuple[int, int], X: Tensor, bias: Tensor | None, residual: Tensor | None,
-    activation: str | None, token_major: bool,
-) -> Tensor:  # fmt: skip
-    check_call(w_shape, X, bias, residual, activation, token_major)
-    M = w_shape[0]
-    return X.new_empty((*X.shape[:-1], M) if token_major else (*X.shape[:-2], M, X.shape[-1]))
+def _fake_y(w_shape: tuple[int, int], call: Call) -> Tensor:
+    call.check(w_shape)
+    M, X = w_shape[0], call.X
+    return X.new_empty((*X.shape[:-1], M) if call.token_major else (*X.shape[:-2], M, X.shape[-1]))
 
 
 # -- autograd ------------------------------------------------------------------------------------
@@ -182,7 +194,7 @@ def _fake_y(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keep the weight's parts and what the activation's slope needs: Y for relu, else inputs."""
     parts, rest = split_parts(inputs)
-    X, bias, residual, ctx.activation, ctx.token_major, ctx.transposed, *ctx.tail = rest
+    X, bias, residual, ctx.activation, ctx.token_major, ctx.transposed, *ctx.tail, _ = rest
     ctx.has = (bias is not None, residual is not None)
     if ctx.activation == "relu":
         slope: tuple[Any, ...] = (output,)
@@ -216,7 +228,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         others = [d for d in range(grad.ndim) if d != m]
         grad_bias = grad.sum(others) if others else grad
     grad_residual = grad if ctx.has[1] else None
-    none = (None,) * (3 + len(ctx.tail))
+    none = (None,) * (4 + len(ctx.tail))
     return (*(None for _ in parts), grad_x, grad_bias, grad_residual, *none)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypeVar
 
+from sparse_triton.errors import DtypeError, InputError
+
 Layout = Literal["row", "column"]
 Pair = tuple[int, int]
 
@@ -31,7 +33,11 @@ class SpmmProblem:
 
     x_layout, y_layout   "row": columns are adjacent in memory; "column": token-major, the K (or M)
                          values of one column are adjacent
-    x_dtype              float32, float16 or bfloat16; Y has the same, accumulation is float32
+    x_dtype              float32, float16 or bfloat16; Y has the same
+    accumulate           "float32"; with float16 X also "float16": sums of at most
+                         ``numerics.HALF_CHUNK`` products may be float16, and are added in float32
+
+    Raises ``InputError`` for another ``accumulate``.
     """
 
     kind: ClassVar[str] = "spmm"
@@ -45,6 +51,10 @@ class SpmmProblem:
     x_layout: Layout = "row"
     y_layout: Layout = "row"
     epilogue: Epilogue = field(default_factory=Epilogue)
+    accumulate: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_accumulate(self.accumulate, self.x_dtype)
 
     @property
     def sparsity(self) -> float:
@@ -69,14 +79,29 @@ class SpmmProblem:
         return x + y * (2 if self.epilogue.residual else 1) + w
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for keys and tables."""
-        return asdict(self)
+        """Plain JSON values, for keys and tables; ``accumulate`` only where it is not float32."""
+        d = asdict(self)
+        if self.accumulate == "float32":
+            del d["accumulate"]
+        return d
 
     def __str__(self) -> str:
         name = f"{self.M}x{self.K}x{self.N}"
         if self.batch != 1:
             name = f"{self.batch}x {name}"
-        return f"{name} {self.x_dtype}, {self.sparsity:.1%} zeros"
+        sums = "" if self.accumulate == "float32" else f", {self.accumulate} sums"
+        return f"{name} {self.x_dtype}{sums}, {self.sparsity:.1%} zeros"
+
+
+def check_accumulate(accumulate: str, x_dtype: str) -> None:
+    """Raise ``InputError`` unless such sums exist and X's dtype has them."""
+    if accumulate not in ("float32", "float16"):
+        raise InputError(f"accumulate must be 'float32' or 'float16', got {accumulate!r}")
+    if accumulate == "float16" and x_dtype != "float16":
+        raise DtypeError(
+            f"accumulate='float16' needs float16 X, got {x_dtype}; use X.half() or "
+            "accumulate='float32'"
+        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.errors import StoreError
+from sparse_triton.errors import InputError, StoreError
 from sparse_triton.problem import ConvProblem, Epilogue, Pool, Problem, SpmmProblem
 
 SCHEMA = 1
@@ -236,7 +236,7 @@ def _spmm(d: dict[str, Any]) -> SpmmProblem:
     assert isinstance(epilogue, dict)
     try:
         return SpmmProblem(**{**d, "epilogue": Epilogue(**epilogue)})
-    except TypeError as e:
+    except (TypeError, InputError) as e:
         raise StoreError(f"not a problem of this version: {e}") from None
 
 

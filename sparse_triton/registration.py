@@ -36,7 +36,7 @@ def register(
 
 def split_parts(inputs: Arguments) -> tuple[Arguments, Arguments]:
     """The weight's tensors and the rest: three for the parts, one for a dense tensor."""
-    n = 3 if isinstance(inputs[-1], str) else 1
+    n = 1 if inputs[0].is_floating_point() else 3
     return inputs[:n], inputs[n:]
 
 

@@ -11,12 +11,20 @@ from sparse_triton.conv_call import ConvCall
 from sparse_triton.device import Device
 from sparse_triton.executor import AnyCall, problem_of
 from sparse_triton.kernels.dense_conv import roundings as library_roundings
+from sparse_triton.kernels.unrolled.limits import accumulates_half
 from sparse_triton.matrix import SparseMatrix
-from sparse_triton.numerics import Float64, activate, error_bound
-from sparse_triton.problem import ConvProblem, Epilogue, Problem
+from sparse_triton.numerics import (
+    HALF_CHUNK,
+    HALF_RANGE,
+    Float64,
+    activate,
+    error_bound,
+)
+from sparse_triton.problem import ConvProblem, Epilogue, Problem, SpmmProblem
 from sparse_triton.verify_conv import conv_bound, conv_truth, pooled, pooled_magnitude
 
 Tensor = torch.Tensor
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 CHUNK_ELEMENTS = 2**24  # 128 MB of float64 products at a time
 
 
@@ -59,11 +67,13 @@ def worst_ratio(
     Gy: int = 1,
     roundings: int = 1,
     step: int = 1,
+    half_roundings: int = 0,
 ) -> float:
     """Largest ``|y - y64| / bound`` of Y: right where it is at most 1.
 
     ``inf`` where one side alone is NaN, or an infinity stands where the truth is finite and fits
-    Y's dtype. 0.0 for an empty Y. ``Gy, roundings, step`` as in ``numerics.error_bound``.
+    Y's dtype. 0.0 for an empty Y. ``Gy, roundings, step, half_roundings`` as in
+    ``numerics.error_bound``.
     """
     y64, magnitude = truth(W, X, bias, residual, activation, token_major)
     if tuple(Y.shape) != y64.shape:
@@ -78,8 +88,10 @@ def worst_ratio(
         bound = error_bound(
             W.csr.row_lengths, magnitude, y64,
             Gy=Gy, y_dtype=y_dtype, activation=activation, roundings=roundings, step=step,
+            half_roundings=half_roundings,
         )  # fmt: skip
-    return _worst(y, y64, magnitude, bound, torch.finfo(Y.dtype).max)
+    sums = HALF_RANGE if half_roundings else FLOAT32_MAX
+    return _worst(y, y64, magnitude, bound, torch.finfo(Y.dtype).max, sums)
 
 
 def worst_conv_ratio(
@@ -102,11 +114,15 @@ def worst_conv_ratio(
     return _worst(y, y64, magnitude, bound, torch.finfo(Y.dtype).max)
 
 
-def _worst(y: Float64, y64: Float64, magnitude: Float64, bound: Float64, largest: float) -> float:
+def _worst(
+    y: Float64, y64: Float64, magnitude: Float64, bound: Float64, largest: float,
+    largest_sum: float = FLOAT32_MAX,
+) -> float:  # fmt: skip
+    """``largest`` is what Y's dtype holds, ``largest_sum`` what the sums are sure to hold."""
     with np.errstate(invalid="ignore", over="ignore"):
         ratio = np.abs(y - y64) / bound
         excused = (y == y64) | (np.isnan(y) & np.isnan(y64))
-        excused |= _overflowed(y, y64, magnitude, bound, largest)
+        excused |= _overflowed(y, y64, magnitude, bound, largest, largest_sum)
     ratio[~np.isfinite(bound) | np.isnan(ratio)] = np.inf
     return float(ratio[~excused].max(initial=0.0))
 
@@ -116,7 +132,12 @@ def call_ratio(Y: Tensor, W: SparseMatrix, call: AnyCall, config: KernelConfig) 
     stores = roundings(problem_of(W, call), config)
     if isinstance(call, ConvCall):
         return worst_conv_ratio(Y, W, call, Gy=config.parts, roundings=stores)
-    return worst_ratio(Y, W, *call, Gy=config.parts, roundings=stores, step=config.step)
+    X, bias, residual, activation, token_major, _ = call
+    halves = half_roundings(problem_of(W, call), config)
+    return worst_ratio(
+        Y, W, X, bias, residual, activation, token_major,
+        Gy=config.parts, roundings=stores, step=config.step, half_roundings=halves
+    )  # fmt: skip
 
 
 def roundings(problem: Problem, config: KernelConfig) -> int:
@@ -130,17 +151,29 @@ def roundings(problem: Problem, config: KernelConfig) -> int:
     return 1 if problem.epilogue == Epilogue() else 2
 
 
+def half_roundings(problem: SpmmProblem, config: KernelConfig) -> int:
+    """As ``numerics.error_bound`` takes it: the rounding of a float32 W is one more."""
+    if not accumulates_half(problem, config):
+        return 0
+    return HALF_CHUNK + (problem.w_dtype == "float32")
+
+
 def config_of(W: SparseMatrix, call: AnyCall) -> KernelConfig:
     """The configuration that is taken for the call."""
     return choose(problem_of(W, call), W.pattern_hash, Device.of(call.X.device)).config
 
 
 def _overflowed(
-    y: Float64, y64: Float64, magnitude: Float64, bound: Float64, largest: float
+    y: Float64,
+    y64: Float64,
+    magnitude: Float64,
+    bound: Float64,
+    largest: float,
+    largest_sum: float,
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Where Y's dtype cannot hold the truth, or float32 could not hold the sums."""
+    """Where Y's dtype cannot hold the truth, or the accumulators could not hold the sums."""
     fits_not = np.isinf(y) & (np.sign(y) == np.sign(y64)) & (np.abs(y64) + bound >= largest)
-    sums = np.isfinite(magnitude) & (magnitude >= np.finfo(np.float32).max)
+    sums = np.isfinite(magnitude) & (magnitude >= largest_sum)
     return np.asarray((np.isfinite(y64) & fits_not) | sums)
 
 

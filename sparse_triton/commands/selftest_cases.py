@@ -83,10 +83,9 @@ def _call(
 
 
 def _moved(call: Call, device: torch.device) -> Call:
-    X, bias, residual, activation, token_major = call
-    on = [None if t is None else t.to(device) for t in (X, bias, residual)]
+    on = [None if t is None else t.to(device) for t in (call.X, call.bias, call.residual)]
     assert on[0] is not None
-    return Call(on[0], on[1], on[2], activation, token_major)
+    return call._replace(X=on[0], bias=on[1], residual=on[2])
 
 
 def configs(

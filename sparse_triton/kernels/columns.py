@@ -65,6 +65,12 @@ def float32(value: float) -> str:
     return f"0f{int(np.float32(value).view(np.uint32)):08X}"
 
 
+def float16_pair(value: float) -> str:
+    """A float16 twice, as one 32-bit immediate."""
+    bits = int(np.float16(value).view(np.uint16))
+    return f"0x{bits:04X}{bits:04X}"
+
+
 @dataclass
 class Operands:
     """Names operands in the order LLVM numbers them, outputs first; writes their constraints."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_triton.kernels.unrolled.ops import Fma, Load, Op
+from sparse_triton.kernels.unrolled.ops import Flush, Fma, HalfFma, Load, Op
 from sparse_triton.kernels.unrolled.schedule import Program
 from sparse_triton.partition import NO_ROW
 
@@ -16,16 +18,27 @@ def run_body(body: tuple[Op, ...], X: Float32, block_m: int) -> Float32:
     """Accumulators [block_m, N] after one body. ``Rebase``, ``Widen`` and ``Sync`` mean nothing
     here: they move a pointer, change a type and wait."""
     acc = np.zeros((block_m, X.shape[1]), dtype=np.float32)
+    half = np.zeros((block_m, X.shape[1]), dtype=np.float16)
     slots: dict[int, Float32] = {}
     for op in body:
         match op:
             case Load(slot, k):
                 slots[slot] = X[k]
             case Fma(place, slot, weight):
-                # One rounding, as the GPU's fma: the product is exact in float64.
-                exact = slots[slot].astype(np.float64) * np.float64(weight) + acc[place]
-                acc[place] = exact.astype(np.float32)
+                acc[place] = _fma(slots[slot], np.float64(weight), acc[place])
+            case HalfFma(place, slot, weight):
+                half[place] = _fma(slots[slot], np.float64(np.float16(weight)), half[place])
+            case Flush(place):
+                acc[place] += half[place].astype(np.float32)
+                half[place] = 0
     return acc
+
+
+def _fma(x: Float32, weight: np.float64, sums: NDArray[Any]) -> NDArray[Any]:
+    """One rounding, as the GPU's fma: the product is exact in float64."""
+    exact = x.astype(np.float64) * weight + sums
+    with np.errstate(over="ignore"):  # float16 sums overflow to infinity, as the GPU's
+        return np.asarray(exact.astype(sums.dtype))
 
 
 def interpret(program: Program, X: Float32) -> Float32:

@@ -80,7 +80,7 @@ def unrolled_source(plan: Plan) -> KernelSource:
     Cost     2*nnz*N flop; x row k is read once per program that uses it; W is never loaded, it is
              the code: 16 bytes per non-zero and column of a lane.
     Error    |y - y64| <= gamma(nnz_row + parts + 2) * (|W| @ |x| + |bias| + |residual|), with
-             parts = Gy * K_blocks; see numerics.
+             parts = Gy * K_blocks; see numerics, there also for accumulate="float16".
     Repeat   same plan, same input: same bits (no atomics).
     Raises   nothing: a plan that exists is legal, see ``plan_spmm``.
     Source   Wang, SparseRT, PACT 2020, section 3.

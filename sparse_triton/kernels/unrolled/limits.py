@@ -80,6 +80,12 @@ def exchange_of(problem: SpmmProblem, config: KernelConfig) -> Exchange:
     return Exchange(block_m, config.Gy, config.K_blocks, config.stack, lanes, config.vector)
 
 
+def accumulates_half(problem: SpmmProblem, config: KernelConfig) -> bool:
+    """Whether products are summed in float16 pairs first: permitted, and columns come in pairs."""
+    permitted = problem.accumulate == "float16" and problem.x_dtype == "float16"
+    return permitted and config.kernel == "unrolled" and config.vector >= 2
+
+
 def problem_why_not(problem: SpmmProblem) -> str | None:
     if problem.M == 0 or problem.N == 0 or problem.batch == 0 or problem.nnz == 0:
         return "nothing to multiply; use kernel='dense'"
@@ -124,10 +130,12 @@ def shape_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
 def resources_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
     block_m, lanes = unrolled_shape(problem, config)
     accumulators = block_m * config.vector
+    if accumulates_half(problem, config):
+        accumulators += accumulators // 2
     per_thread = min(255, device.registers // (config.stack * config.Gy * lanes))
     budget = per_thread - REGISTERS_BESIDES - config.vector * (config.prefetch + 1)
     if accumulators > budget:
-        rows = max(1, budget // config.vector)
+        rows = max(1, budget * block_m // accumulators)
         return (
             f"block_m={block_m} rows x vector={config.vector} need {accumulators} accumulators per "
             f"lane, the budget is {budget}; use M_blocks >= {ceil_div(problem.M, rows)} "

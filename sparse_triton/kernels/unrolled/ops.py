@@ -32,8 +32,22 @@ class Fma(NamedTuple):
     weight: float
 
 
+class HalfFma(NamedTuple):
+    """half[place] <- float16(slot * float16(weight) + half[place]), on columns in pairs"""
+
+    place: int
+    slot: int
+    weight: float
+
+
+class Flush(NamedTuple):
+    """acc[place] <- acc[place] + float32(half[place]); half[place] <- 0"""
+
+    place: int
+
+
 class Sync(NamedTuple):
     """Wait for the other warps of the program, so that they share fetched code."""
 
 
-Op = Rebase | Load | Widen | Fma | Sync
+Op = Rebase | Load | Widen | Fma | HalfFma | Flush | Sync

@@ -22,6 +22,7 @@ from sparse_triton.kernels.columns import (
     Asm,
     Columns,
     Operands,
+    float16_pair,
     float32,
 )
 from sparse_triton.kernels.exchange import (
@@ -33,7 +34,16 @@ from sparse_triton.kernels.exchange import (
     store,
 )
 from sparse_triton.kernels.unrolled.limits import Exchange
-from sparse_triton.kernels.unrolled.ops import Fma, Load, Op, Rebase, Sync, Widen
+from sparse_triton.kernels.unrolled.ops import (
+    Flush,
+    Fma,
+    HalfFma,
+    Load,
+    Op,
+    Rebase,
+    Sync,
+    Widen,
+)
 from sparse_triton.kernels.unrolled.schedule import Program
 from sparse_triton.pattern import Int32
 
@@ -88,6 +98,12 @@ def _declare(program: Program, spelling: Spelling) -> Iterator[str]:
     if not spelling.columns.wide:
         yield from (f".reg .b32 h{j}_<{slots}>;" for j in range(spelling.columns.words))
         yield from spelling.columns.scratch()
+    if any(isinstance(op, HalfFma) for body in program.bodies for op in body):
+        yield ".reg .b32 w;"
+        yield ".reg .f32 wide;"
+        for j in range(spelling.columns.words):
+            yield f".reg .b32 s{j}_<{program.block_m}>;"
+            yield from (f"mov.b32 s{j}_{i}, 0;" for i in range(program.block_m))
     for j in range(spelling.columns.vector):
         yield from (f"mov.f32 a{j}_{i}, 0f00000000;" for i in range(program.block_m))
 
@@ -116,9 +132,25 @@ def _body(index: int, ops: tuple[Op, ...], spelling: Spelling, pointer: str) -> 
             case Fma(place, slot, weight):
                 for j in range(columns.vector):
                     yield f"fma.rn.f32 a{j}_{place}, x{j}_{slot}, {float32(weight)}, a{j}_{place};"
+            case HalfFma(place, slot, weight):
+                yield f"mov.b32 w, {float16_pair(weight)};"
+                for j in range(columns.words):
+                    yield f"fma.rn.f16x2 s{j}_{place}, h{j}_{slot}, w, s{j}_{place};"
+            case Flush(place):
+                yield from _flush(place, columns)
             case Sync():
                 yield "bar.sync 0;"
     yield f"bra.uni DONE{UID};"
+
+
+def _flush(place: int, columns: Columns) -> Iterator[str]:
+    for j in range(columns.words):
+        yield f"mov.b32 {{lo, hi}}, s{j}_{place};"
+        for i, part in enumerate(("lo", "hi")):
+            acc = f"a{2 * j + i}_{place}"
+            yield f"cvt.f32.f16 wide, {part};"
+            yield f"add.rn.f32 {acc}, {acc}, wide;"
+        yield f"mov.b32 s{j}_{place}, 0;"
 
 
 def _words(slot: int, columns: Columns) -> list[str]:

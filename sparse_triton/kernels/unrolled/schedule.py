@@ -7,7 +7,8 @@ of their use, through a ring of ``prefetch + 1`` slots.
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,18 @@ import numpy as np
 
 from sparse_triton.config import RowBlocks
 from sparse_triton.errors import BuildError
-from sparse_triton.kernels.unrolled.limits import unrolled_shape
-from sparse_triton.kernels.unrolled.ops import Fma, Load, Op, Rebase, Sync, Widen
+from sparse_triton.kernels.unrolled.limits import accumulates_half, unrolled_shape
+from sparse_triton.kernels.unrolled.ops import (
+    Flush,
+    Fma,
+    HalfFma,
+    Load,
+    Op,
+    Rebase,
+    Sync,
+    Widen,
+)
+from sparse_triton.numerics import HALF_CHUNK, fits_half
 from sparse_triton.partition import NO_ROW, Entries, block_entries, group_entries, partition_rows
 from sparse_triton.pattern import CSR, Int32
 
@@ -45,12 +56,17 @@ class Program:
 
 @dataclass(frozen=True)
 class Order:
-    """How a body is ordered: everything ``schedule_body`` needs besides its entries."""
+    """How a body is ordered: everything ``schedule_body`` needs besides its entries.
+
+    half  weights that fit are multiplied and summed in float16, at most ``HALF_CHUNK`` products
+          between two flushes; the others in float32
+    """
 
     prefetch: int
     row_bytes: int
     widen: bool
     sync_every: int = 0
+    half: bool = False
 
 
 def unrolled_program(plan: Plan) -> Program:
@@ -62,6 +78,7 @@ def unrolled_program(plan: Plan) -> Program:
         row_bytes=problem.N * problem.x_itemsize,
         widen=problem.x_dtype != "float32",
         sync_every=config.sync_every,
+        half=accumulates_half(problem, config),
     )
     return schedule(plan.csr, block_m, config.row_blocks, config.parts, order, config.stack)
 
@@ -109,10 +126,30 @@ def schedule_body(entries: Entries, order: Order) -> tuple[Op, ...]:
             ops.append(Load(i % slots, k))
         used = i - order.prefetch
         if used >= 0:
-            if order.widen:
-                ops.append(Widen(used % slots))
-            ops += [Fma(place, used % slots, weight) for _, place, weight in columns[used][1]]
-    return tuple(ops)
+            ops += _products(used % slots, columns[used][1], order)
+    return tuple(_flushed(ops)) if order.half else tuple(ops)
+
+
+def _products(slot: int, entries: list[tuple[int, int, float]], order: Order) -> Iterator[Op]:
+    """All products of one column; it is widened where any of them is a float32 one."""
+    halves = [order.half and fits_half(weight) for _, _, weight in entries]
+    if order.widen and not all(halves):
+        yield Widen(slot)
+    for (_, place, weight), half in zip(entries, halves, strict=True):
+        yield HalfFma(place, slot, weight) if half else Fma(place, slot, weight)
+
+
+def _flushed(ops: list[Op]) -> Iterator[Op]:
+    """A ``Flush`` after every ``HALF_CHUNK`` products of a place, and after its last."""
+    held: Counter[int] = Counter()
+    for op in ops:
+        yield op
+        if isinstance(op, HalfFma):
+            held[op.place] += 1
+            if held[op.place] == HALF_CHUNK:
+                del held[op.place]
+                yield Flush(op.place)
+    yield from (Flush(place) for place in sorted(held))
 
 
 def _insert_syncs(bodies: list[tuple[Op, ...]], together: int, every: int) -> list[tuple[Op, ...]]:
@@ -135,22 +172,32 @@ def _spread(body: tuple[Op, ...], barriers: int) -> tuple[Op, ...]:
 
 
 def verify(body: tuple[Op, ...], entries: Entries, block_m: int) -> None:
-    """Each non-zero once, each Fma after the Load of its column, places within the budget."""
+    """Each non-zero once, each product after the Load of its column, places within the budget,
+    float16 sums of at most ``HALF_CHUNK`` products of weights that fit, none left unflushed."""
     expected = deque(
         zip(entries.columns.tolist(), entries.places.tolist(), entries.values.tolist(), strict=True)
     )
     holds: dict[int, int] = {}
+    held: Counter[int] = Counter()
     for op in body:
         match op:
             case Load(slot, k):
                 holds[slot] = k
-            case Fma(place, slot, weight):
+            case Flush(place):
+                held.pop(place, None)
+            case Fma(place, slot, weight) | HalfFma(place, slot, weight):
                 want = expected.popleft() if expected else None
                 got = (holds.get(slot), place, weight)
                 if want is None or got[:2] != want[:2] or not _same(got[2], want[2]):
                     raise BuildError(f"program computes {got}, the weight has {want} there")
                 if not 0 <= place < block_m:
                     raise BuildError(f"place {place} is outside the {block_m} accumulators")
+                if isinstance(op, HalfFma):
+                    held[place] += 1
+                    if held[place] > HALF_CHUNK or not fits_half(weight):
+                        raise BuildError(f"product {got} is not one for float16 sums")
+    if held:
+        raise BuildError(f"program leaves float16 sums unflushed, of places {sorted(held)}")
     if expected:
         raise BuildError(f"program leaves out {len(expected)} non-zeros, first {expected[0]}")
 
