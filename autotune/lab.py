@@ -86,7 +86,7 @@ class Judge(ABC, Generic[ProblemT]):
 
     def _roundings(self, config: KernelConfig) -> tuple[int, ...]:
         """What of a configuration, besides its parts, the bound depends on."""
-        return (roundings(self.problem, config),)
+        return roundings(self.problem, config), config.step
 
     def _normal(self, draw: torch.Generator, *shape: int) -> Tensor:
         return torch.randn(shape, generator=draw, device=self.device).to(self.dtype)
@@ -184,13 +184,13 @@ class Lab(Judge[SpmmProblem]):
         return self._columns_of(Y, self.problem.y_layout)
 
     def _roundings(self, config: KernelConfig) -> tuple[int, ...]:
-        return roundings(self.problem, config), half_roundings(self.problem, config)
+        return *super()._roundings(config), half_roundings(self.problem, config)
 
     def _error_bound(self, case: Case, config: KernelConfig) -> Float64:
-        stores, halves = self._roundings(config)
+        stores, step, halves = self._roundings(config)
         return error_bound(
             self.W.csr.row_lengths, case.magnitude, case.y64.cpu().numpy(),
-            Gy=config.parts, roundings=stores, step=config.step, half_roundings=halves,
+            Gy=config.parts, roundings=stores, step=step, half_roundings=halves,
             y_dtype=self.problem.x_dtype, activation=self.problem.epilogue.activation,
         )  # fmt: skip
 

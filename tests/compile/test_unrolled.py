@@ -14,6 +14,7 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels.unrolled.ops import Load
 from sparse_triton.kernels.unrolled.schedule import Program, unrolled_program
+from sparse_triton.numerics import fits_half
 from sparse_triton.plan import Plan, plan_spmm, why_not
 from sparse_triton.problem import Epilogue
 from tests.support import draw_config, problem_for, weight
@@ -166,3 +167,21 @@ def test_largest_block_that_is_legal_does_not_spill() -> None:
         kernel = plan.family.build(plan)
         assert isinstance(kernel, TritonKernel)
         assert resources(kernel).spill_bytes == 0, config
+
+
+@pytest.mark.parametrize(("vector", "Gy"), [(2, 4), (2, 1), (4, 2)])
+def test_float16_sums_take_one_instruction_for_two_columns(vector: int, Gy: int) -> None:
+    W = weight("random", 64, 128, 0.15, seed=1)
+    assert all(fits_half(float(value)) for value in W.csr.values)
+    problem = problem_for(W, 256, x_dtype="float16", accumulate="float16")
+    device = Device.virtual_cuda(90)
+    config = KernelConfig("unrolled", 4, 256 // (32 * vector), vector=vector, Gy=Gy, prefetch=8)
+    plan = plan_spmm(problem, config, W.csr, device)
+    kernel = plan.family.build(plan)
+    assert isinstance(kernel, TritonKernel)
+    code = sass(kernel)
+    # A weight of 1.0 becomes an HADD2; HFMA2 of zeros is how ptxas spells some moves: not counted.
+    products = re.findall(r"\bH(?:FMA2|FMA2\.MMA|ADD2) \w+, R\d", code)
+    assert len(products) == W.nnz * vector // 2
+    assert not re.search(r"\bFFMA\b", code)
+    assert resources(kernel).spill_bytes == 0
