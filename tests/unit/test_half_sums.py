@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparse_triton
+from autotune.lab import Lab
 from sparse_triton import SparseMatrix, linear, numerics, spmm, verify
 from sparse_triton.call import Call
 from sparse_triton.choose import distance
@@ -171,6 +172,22 @@ def test_only_pairs_of_columns_are_summed_in_float16() -> None:
     exact = replace(pair.problem, w_dtype="bfloat16")
     assert verify.half_roundings(exact, pair.config) == 16
     assert verify.half_roundings(pair.problem, KernelConfig("gather")) == 0
+
+
+def test_the_tuner_judges_each_configuration_by_its_own_sums() -> None:
+    W = weight("random", 16, 64, 0.4)
+    problem = problem_for(W, 8, x_dtype="float16", accumulate="float16")
+    lab = Lab(W, problem, torch.device("cpu"))
+    half, wide, gather = (
+        lab._bound(lab.cases[0], config)
+        for config in (
+            KernelConfig("unrolled", vector=2),
+            KernelConfig("unrolled", vector=1),
+            KernelConfig("gather"),
+        )
+    )
+    assert torch.equal(wide, gather)
+    assert (half > wide).all()
 
 
 def test_float16_sums_take_registers() -> None:
