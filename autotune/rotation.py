@@ -41,16 +41,22 @@ def bound_copies(
     kernel: Kernel, problem: SpmmProblem, device: torch.device
 ) -> tuple[list[Run], int]:
     """The kernel bound to its own copy of the weight each time, and the bytes of one."""
+    nbytes = weight_bytes(kernel, problem)
     if not isinstance(kernel, TritonKernel):
-        nbytes = problem.M * problem.K * (4 if problem.w_dtype == "float32" else 2)
         return [kernel.bind(device) for _ in range(copies_of(nbytes))], nbytes
     source = kernel.source
-    nbytes = sum(a.nbytes for a in source.arrays.values())
     runs = []
     for _ in range(copies_of(nbytes)):
         arrays = {name: a.copy() for name, a in source.arrays.items()}
         runs.append(TritonKernel(replace(source, arrays=arrays), kernel.compiled).bind(device))
     return runs, nbytes
+
+
+def weight_bytes(kernel: Kernel, problem: SpmmProblem) -> int:
+    """Bytes of the weight as the kernel keeps it."""
+    if isinstance(kernel, TritonKernel):
+        return sum(a.nbytes for a in kernel.source.arrays.values())
+    return problem.M * problem.K * (4 if problem.w_dtype == "float32" else 2)
 
 
 def copies_of(nbytes: int) -> int:

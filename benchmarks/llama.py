@@ -14,11 +14,15 @@ from typing import Any
 import torch
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
+from autotune.rotation import weight_bytes
 from autotune.timing import interleaved, timer_for
 from benchmarks.decode import pruned
 from sparse_triton import SparseMatrix
 from sparse_triton.call import Call
-from sparse_triton.executor import prepare
+from sparse_triton.choose import choose
+from sparse_triton.device import Device
+from sparse_triton.executor import problem_of
+from sparse_triton.plan import plan_spmm
 
 Tensor = torch.Tensor
 Row = dict[str, Any]
@@ -170,14 +174,17 @@ def _linear(W: SparseMatrix, tokens: int, with_residual: bool) -> tuple[Linear, 
     M, K = W.shape
     x = torch.zeros(tokens, K, device=W.device, dtype=W.dtype)
     y = torch.zeros(tokens, M, device=W.device, dtype=W.dtype) if with_residual else None
-    before = torch.cuda.memory_allocated() if x.is_cuda else 0
-    launch = prepare(W, Call(x, None, y, None, True))
-    nbytes = torch.cuda.memory_allocated() - before if x.is_cuda else 0
+    call = Call(x, None, y, None, True)
+    problem, facts = problem_of(W, call), Device.of(x.device)
+    config = choose(problem, W.pattern_hash, facts).config
+    plan = plan_spmm(problem, config, W.csr, facts)
+    kernel = plan.family.build(plan)
+    launch = call.launcher(kernel.bind(x.device), M)
 
     def linear(x: Tensor, residual: Tensor | None) -> Tensor:
         return launch(Call(x, None, residual, None, True), None)
 
-    return linear, nbytes
+    return linear, weight_bytes(kernel, problem)
 
 
 def table(rows: list[Row]) -> str:

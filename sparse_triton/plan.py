@@ -108,7 +108,7 @@ def _preferred_conv(problem: ConvProblem) -> tuple[str, ...]:
 def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
     if decode_pays(problem):
         return ("decode", "gather", "dense")
-    if bound_by_weight(problem) and problem.sparsity < 0.9:
+    if bound_by_weight(problem) and problem.sparsity < 0.97:
         return ("dense",)
     if problem.sparsity < 0.6:
         return ("dense",)
@@ -129,9 +129,9 @@ def bound_by_weight(problem: SpmmProblem) -> bool:
 
 def decode_pays(problem: SpmmProblem) -> bool:
     """Whether compressing such a weight saves enough: break-even is at 35 % zeros for up to 4
-    columns, 65 % for up to 8, 80 % for up to 16; above, only a tuned call takes decode."""
+    columns, 65 % for up to 8, 92 % for up to 16; above, only a tuned call takes decode."""
     columns = problem.N * problem.batch
-    break_even = 0.35 if columns <= 4 else 0.65 if columns <= 8 else 0.8
+    break_even = 0.35 if columns <= 4 else 0.65 if columns <= 8 else 0.92
     return bound_by_weight(problem) and columns <= 16 and problem.sparsity >= break_even
 
 
