@@ -19,6 +19,7 @@ import torch
 from autotune.timing import Call, full_precision
 from sparse_triton.config import KernelConfig
 from sparse_triton.kernel import Run
+from sparse_triton.kernels import FAMILIES, families_of
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.numerics import Float64, error_bound
 from sparse_triton.problem import ProblemT, SpmmProblem
@@ -131,7 +132,8 @@ class Judge(ABC, Generic[ProblemT]):
         return f"an element is {worst:.3g} times the error bound away from the float64 truth"
 
     def _bound(self, case: Case, config: KernelConfig) -> Tensor:
-        key = (config.parts, *self._roundings(config))
+        arithmetic = families_of(self.problem)[config.kernel].arithmetic
+        key = (config.parts, *self._roundings(config), arithmetic)
         if key not in case.bounds:
             with np.errstate(invalid="ignore"):  # infinite weights
                 bound = self._error_bound(case, config)
@@ -192,6 +194,7 @@ class Lab(Judge[SpmmProblem]):
             self.W.csr.row_lengths, case.magnitude, case.y64.cpu().numpy(),
             Gy=config.parts, roundings=stores, step=step, half_roundings=halves,
             y_dtype=self.problem.x_dtype, activation=self.problem.epilogue.activation,
+            arithmetic=FAMILIES[config.kernel].arithmetic,
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ Fastest = Literal["rows", "columns"]
 class KernelConfig:
     """How one problem is cut and which kernel family runs it.
 
-    kernel      family: "unrolled", "gather", "turned", "decode", "dense", "cpu"
+    kernel      family: "unrolled", "gather", "turned", "decode", "tf32x3", "dense", "cpu"
     M_blocks    row blocks (a count, not a size)
     N_blocks    column tiles (a count, not a size)
     Gy          thread groups that share a row block's K range by equal nnz

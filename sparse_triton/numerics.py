@@ -11,11 +11,24 @@ of u = 2**-11 in its float16 sum, one more where W is float32 and rounded to flo
 is then exact in float32 and meets the float32 roundings as before, so that the factors multiply:
 ``(1 + gamma16)(1 + gamma32) - 1``. Weights that are no normal float16 numbers are multiplied in
 float32. Range: right while ``|W| @ |X| < HALF_RANGE``; beyond, a partial may overflow to Inf.
+
+Arithmetic "tf32x3" (family ``tf32x3``): float32 products on TF32 tensor cores. w = w1 + w2 with w1
+rounded to 11 bits, so |w2| <= 2**-11 |w| has 12 bits, or is a power of two; read as 11 bits, it is
+off by at most one last place of w, 2u |w|. The same for x. Of w x = w1 x1 + w1 x2 + w2 x1 + w2 x2
+the last, at most 2**-22 |w x| = 4u |w x|, is dropped: with the two cuts, at most 9u |w x|. A tensor
+core adds exact products to a sum by aligning them to the largest, cutting each to 24 bits or more,
+and cutting the result (Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of NVIDIA tensor cores,
+2021). Of a step with j > 0 non-zero products that is at most j cuts of addends (the largest stays
+whole) and one of the result, 2j in all; cutting loses up to 2u of a value that is no larger than
+the row's sum of magnitudes: 4u for each non-zero. The small products w1 x2 and w2 x1 are added up
+apart and are 2**-10 of the others: another u/64 for each, as are the roundings up of w1 and x1. So
+5 for each non-zero, 9 for the split and 1 where the two sums meet. The law needs |w| and |x| that
+are zero or at least 2**-102, or else the halves underflow, and at most 2**127.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +38,9 @@ Float64 = NDArray[np.float64]
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SMALLEST_SUBNORMAL = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
 ACTIVATIONS = ("relu", "gelu", "silu")
+Arithmetic = Literal["float32", "tf32x3"]
+# Roundings for each non-zero of a row, and once.
+_ROUNDINGS: dict[Arithmetic, tuple[int, int]] = {"float32": (1, 0), "tf32x3": (5, 10)}
 
 HALF_CHUNK = 16  # products that a float16 sum holds before it is added to a float32 one
 _HALF_NORMAL, _HALF_MAX = 2.0**-14, 65504.0
@@ -79,6 +95,7 @@ def error_bound(
     roundings: int = 1,
     step: int = 1,
     half_roundings: int = 0,
+    arithmetic: Arithmetic = "float32",
 ) -> Float64:
     """Largest legal ``|y - y64|``, elementwise.
 
@@ -91,9 +108,11 @@ def error_bound(
     half_roundings
                most roundings to float16 that a product meets on its way into a float32 sum; 0 where
                all accumulation is float32
+    arithmetic how products are made and added
     """
     rows = np.asarray(nnz_row, dtype=np.int64)[:, None]
-    terms = step * rows + Gy + 2
+    each, once = _ROUNDINGS[arithmetic]
+    terms = step * each * rows + once + Gy + 2
     in_sums = gamma(terms)
     if half_roundings:
         in_half = np.minimum(rows + 1, half_roundings)

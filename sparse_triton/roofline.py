@@ -14,6 +14,7 @@ import torch
 from sparse_triton.problem import ConvProblem, Problem
 
 LANES_PER_CORE = 128  # float32 FMA lanes of one multiprocessor, compute capability 8.6 or newer
+TF32_SPEED = 8  # of TF32 tensor cores, times that of the lanes
 LAUNCH_US = 1.25  # an empty kernel inside a CUDA graph
 GPU_GHZ, GPU_BYTES_PER_US = 1.7, 2_000_000.0  # where the driver does not tell
 CPU_GHZ = 3.0
@@ -57,16 +58,19 @@ def peak_of(device: torch.device) -> Peak:
 def at_best_us(problem: Problem, kernel: str, peak: Peak) -> float:
     """Microseconds that neither arithmetic nor memory traffic can be faster than, float32 units.
 
-    "dense" multiplies the zeros too and reads the whole weight; "unrolled" fetches 16 bytes of code
-    per non-zero instead of the weight; the others read values and columns.
+    "dense" multiplies the zeros too and reads the whole weight; "tf32x3" does it three times, on
+    tensor cores, and reads two halves; "unrolled" fetches 16 bytes of code per non-zero instead of
+    the weight; the others read values and columns.
     """
     flop, traffic = problem.flop, problem.min_bytes
     w_itemsize = 4 if problem.w_dtype == "float32" else 2
     packed = problem.nnz * (w_itemsize + 2)
-    if kernel == "dense":
+    if kernel in ("dense", "tf32x3"):
         groups = problem.groups if isinstance(problem, ConvProblem) else 1
         elements = problem.M * problem.K // groups
         flop = 2 * elements * problem.N * problem.batch
+        if kernel == "tf32x3":
+            flop, w_itemsize = 3 * flop // TF32_SPEED, 2 * w_itemsize
         traffic += elements * w_itemsize - packed
     elif kernel == "unrolled":
         traffic += problem.nnz * 16 - packed

@@ -10,12 +10,14 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.conv_call import ConvCall
 from sparse_triton.device import Device
 from sparse_triton.executor import AnyCall, problem_of
+from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.dense_conv import roundings as library_roundings
 from sparse_triton.kernels.unrolled.limits import accumulates_half
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.numerics import (
     HALF_CHUNK,
     HALF_RANGE,
+    Arithmetic,
     Float64,
     activate,
     error_bound,
@@ -68,11 +70,12 @@ def worst_ratio(
     roundings: int = 1,
     step: int = 1,
     half_roundings: int = 0,
+    arithmetic: Arithmetic = "float32",
 ) -> float:
     """Largest ``|y - y64| / bound`` of Y: right where it is at most 1.
 
     ``inf`` where one side alone is NaN, or an infinity stands where the truth is finite and fits
-    Y's dtype. 0.0 for an empty Y. ``Gy, roundings, step, half_roundings`` as in
+    Y's dtype. 0.0 for an empty Y. ``Gy, roundings, step, half_roundings, arithmetic`` as in
     ``numerics.error_bound``.
     """
     y64, magnitude = truth(W, X, bias, residual, activation, token_major)
@@ -88,7 +91,7 @@ def worst_ratio(
         bound = error_bound(
             W.csr.row_lengths, magnitude, y64,
             Gy=Gy, y_dtype=y_dtype, activation=activation, roundings=roundings, step=step,
-            half_roundings=half_roundings,
+            half_roundings=half_roundings, arithmetic=arithmetic,
         )  # fmt: skip
     sums = HALF_RANGE if half_roundings else FLOAT32_MAX
     return _worst(y, y64, magnitude, bound, torch.finfo(Y.dtype).max, sums)
@@ -136,7 +139,8 @@ def call_ratio(Y: Tensor, W: SparseMatrix, call: AnyCall, config: KernelConfig) 
     halves = half_roundings(problem_of(W, call), config)
     return worst_ratio(
         Y, W, X, bias, residual, activation, token_major,
-        Gy=config.parts, roundings=stores, step=config.step, half_roundings=halves
+        Gy=config.parts, roundings=stores, step=config.step, half_roundings=halves,
+        arithmetic=FAMILIES[config.kernel].arithmetic,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
+from sparse_triton.numerics import Arithmetic
 from sparse_triton.problem import ProblemT
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Family(ABC, Generic[ProblemT]):
     name: str
     device_kind: str  # "cuda", "cpu" or "any"
     compiles_weight: bool = False  # whether compiling takes longer for more non-zeros
+    arithmetic: Arithmetic = "float32"  # how its sums are rounded, see ``numerics``
 
     @abstractmethod
     def why_not(self, problem: ProblemT, config: KernelConfig, device: Device) -> str | None:

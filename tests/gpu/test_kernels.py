@@ -16,7 +16,7 @@ from tests.gpu.cases import Case, cases
 from tests.support import bind, draw_config, problem_for, weight
 
 pytestmark = pytest.mark.gpu
-COUNTS = {"unrolled": 110, "gather": 70, "turned": 30, "dense": 16}
+COUNTS = {"unrolled": 110, "gather": 70, "turned": 30, "tf32x3": 32, "dense": 16}
 EVERY = [case for family, count in COUNTS.items() for case in cases(family, count)]
 
 
@@ -72,6 +72,20 @@ def test_nan_and_inf_spread_through_stored_weights_only(
     assert Y.isfinite().all()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_zeros_multiply_on_tensor_cores(bad: float) -> None:
+    """Family tf32x3: NaN or Inf in a column of X leaves NaN in that column of Y, and only there."""
+    W = weight("ragged", 32, 64, 0.1, seed=3)
+    problem = problem_for(W, 128)
+    device = Device.of(torch.device("cuda"))
+    bound = bind(W, problem, FAMILIES["tf32x3"].default_config(problem, device), "cuda")
+    bound.X[0, 5, 17] = bad
+    Y = bound.result()
+    assert Y[0, :, 17].isnan().all()
+    Y[0, :, 17] = 0
+    assert Y.isfinite().all()
+
+
 def test_loads_reach_past_the_offset_field() -> None:
     """N wide enough that rows of X lie further apart than a load's 24-bit offset reaches."""
     W = weight("random", 16, 128, 0.05, seed=4)
@@ -84,7 +98,7 @@ def test_loads_reach_past_the_offset_field() -> None:
 def test_real_layer() -> None:
     """A layer of ResNet size, through the family's own defaults."""
     W = weight("random", 256, 512, 0.1, seed=5)
-    for family in ("unrolled", "gather"):
+    for family in ("unrolled", "gather", "tf32x3"):
         problem = problem_for(W, 784)
         device = Device.of(torch.device("cuda"))
         bound = bind(W, problem, FAMILIES[family].default_config(problem, device), "cuda")

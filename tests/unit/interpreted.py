@@ -1,7 +1,8 @@
-"""Runs the gather kernel's plain-Triton walk under the interpreter; prints one JSON line a case.
+"""Runs kernels in plain Triton under the interpreter: the walk of gather, or all of tf32x3; prints
+one JSON line a case.
 
 A program of its own, because Triton reads ``TRITON_INTERPRET`` when a kernel is defined:
-``TRITON_INTERPRET=1 python -m tests.unit.interpreted``.
+``TRITON_INTERPRET=1 python -m tests.unit.interpreted [tf32x3]``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +20,7 @@ from sparse_triton import SparseMatrix
 from sparse_triton.build import run_interpreted
 from sparse_triton.device import Device
 from sparse_triton.kernels.gather.kernel import gather_source
+from sparse_triton.kernels.tf32x3.kernel import tf32x3_source
 from sparse_triton.kernels.turned.kernel import turn_source
 from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Epilogue, SpmmProblem
@@ -50,6 +53,24 @@ def bound_cases() -> Iterator[tuple[str, Bound]]:
         yield f"{pattern} with Inf", bound
 
 
+def tensor_core_cases() -> Iterator[tuple[str, Bound]]:
+    """Every pair of layouts with every epilogue, tiles that M, K and N do not fill."""
+    W = weight("ragged", 37, 45, 0.4, seed=0)
+    device = Device.virtual_cuda(80)  # the interpreter knows no dependent launch
+    for i, (x_layout, y_layout) in enumerate(itertools.product(("row", "column"), repeat=2)):
+        for j, epilogue in enumerate(EPILOGUES):
+            problem = problem_for(
+                W, (1, 49, 261)[(i + j) % 3], batch=1 + j % 2, x_layout=x_layout,
+                y_layout=y_layout, epilogue=epilogue,
+            )  # fmt: skip
+            config = draw_config(np.random.default_rng(6 * i + j), problem, device, "tf32x3")
+            assert config is not None
+            plan = plan_spmm(problem, config, W.csr, device)
+            run = functools.partial(run_interpreted, tf32x3_source(plan))
+            name = f"{problem} {x_layout}-{y_layout} {epilogue}"
+            yield name, with_operands(plan, W, run, "cpu")
+
+
 def interpreted(W: SparseMatrix, problem: SpmmProblem, seed: int) -> Bound:
     device = Device.virtual_cuda(90)
     rng = np.random.default_rng(seed)
@@ -78,8 +99,9 @@ def turned_cases() -> Iterator[tuple[str, bool]]:
 
 
 if __name__ == "__main__":
-    for name, right in turned_cases():
+    of_tensor_cores = sys.argv[1:] == ["tf32x3"]
+    for name, right in () if of_tensor_cores else turned_cases():
         print(json.dumps({"case": name, "ratio": 0.0 if right else 2.0}), flush=True)
-    for name, bound in bound_cases():
+    for name, bound in tensor_core_cases() if of_tensor_cores else bound_cases():
         case = f"{name} {bound.plan.config}"
         print(json.dumps({"case": case, "ratio": bound.ratio(bound.result())}), flush=True)
