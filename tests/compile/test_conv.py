@@ -24,7 +24,7 @@ LAYER = ConvProblem(1, 16, 14, 14, 32, 3, 3, 450, padding=(1, 1, 1, 1))
 UNROLLED = (
     KernelConfig("unrolled", M_blocks=2, N_blocks=2, Gy=2),
     KernelConfig("unrolled", M_blocks=4, N_blocks=1, Gy=1, repeat=2, prefetch=4),
-    KernelConfig("unrolled", M_blocks=2, N_blocks=4, Gy=4, K_blocks=4, row_blocks="even_nnz"),
+    KernelConfig("unrolled", M_blocks=2, N_blocks=4, Gy=4, row_blocks="even_nnz"),
 )
 GEOMETRIES = (
     LAYER,

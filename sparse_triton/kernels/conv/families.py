@@ -17,6 +17,7 @@ from sparse_triton.kernels.conv.interpreter import interpret
 from sparse_triton.kernels.conv.limits import gather_why_not, unrolled_why_not
 from sparse_triton.kernels.conv.model import gather_us
 from sparse_triton.kernels.conv.shape import gather_shape, unrolled_shape
+from sparse_triton.kernels.exchange import cluster_sizes
 from sparse_triton.kernels.family import Family, Space
 from sparse_triton.problem import MANY_COLUMNS, ConvProblem
 
@@ -35,7 +36,7 @@ class Staged(Family[ConvProblem]):
             "M_blocks": powers_of_two(1, min(512, max(1, problem.M))),
             "N_blocks": _tile_counts(height, width),
             "Gy": (1, 2, 4, 8),
-            "K_blocks": tuple(k for k in (1, 2, 4, 8) if k == 1 or device.arch >= 90),
+            "K_blocks": cluster_sizes(device),
             "row_blocks": ("even_nnz",),
             "prefetch": (4, 8, 16),
             "repeat": (1, 2, 4),
@@ -69,6 +70,9 @@ class GatherConv(Staged):
 class UnrolledConv(Staged):
     name = "unrolled"
     compiles_weight = True
+
+    def space(self, problem: ConvProblem, device: Device) -> Space:
+        return {**super().space(problem, device), "K_blocks": (1,)}
 
     def why_not(self, problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
         return unrolled_why_not(problem, config, device)

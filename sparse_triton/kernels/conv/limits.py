@@ -50,6 +50,8 @@ def unrolled_why_not(problem: ConvProblem, config: KernelConfig, device: Device)
         )
     if config.Gy & (config.Gy - 1):
         return f"Gy must be a power of two, got {config.Gy}"
+    if config.K_blocks != 1:  # see "unrolled in clusters" in benchmarks/NOTES.md
+        return f"K_blocks must be 1 for unrolled, got {config.K_blocks}; use kernel='gather'"
     if config.stack != 1:
         return f"stack must be 1: a body is for all rows of its block, got {config.stack}"
     shape = unrolled_shape(problem, config)
