@@ -39,7 +39,7 @@ class Tf32x3(Family):
         return tf32x3_why_not(problem, config, device)
 
     def space(self, problem: SpmmProblem, device: Device) -> Space:
-        """Two dozen, and only the default where three times the dense work is a long shot."""
+        """18 at most, and only the default where three times the dense work is a long shot."""
         if problem.N * problem.batch < WORTHWHILE_COLUMNS or problem.sparsity > WORTHWHILE_SPARSITY:
             config = self.default_config(problem, device)
             return {n: (getattr(config, n),) for n in ("M_blocks", "N_blocks", "prefetch")}

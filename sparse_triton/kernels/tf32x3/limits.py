@@ -10,7 +10,7 @@ from sparse_triton.problem import SpmmProblem
 
 FIRST_ARCH_WITH_TF32 = 80
 BLOCK_K = 32  # 128 bytes of a row: what one shared-memory swizzle spans
-BLOCK_MS, BLOCK_NS = (32, 64, 128), (64, 128, 256)
+BLOCK_MS, BLOCK_NS = (32, 64, 128), (64, 128)
 FULL_TILE = 64 * 128  # elements: two accumulators of 32 registers in 8 warps
 LARGE_TILE = 2 * FULL_TILE
 MAX_ELEMENTS = 2**29  # of W: 4 GiB in two halves
@@ -90,11 +90,11 @@ def _problem_why_not(problem: SpmmProblem, device: Device) -> str | None:
 
 def _tile_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
     tile, most = tile_of(problem, config), most_elements(problem, device)
-    if tile.elements > most:
+    if tile.elements > most or tile.block_n > BLOCK_NS[-1]:
         return (
             f"a tile of {tile.block_m} x {tile.block_n} needs more registers than 8 warps have, "
-            f"the limit is {most} elements; use more M_blocks or N_blocks (got "
-            f"{config.M_blocks} and {config.N_blocks})"
+            f"the limit is {most} elements, {BLOCK_NS[-1]} columns; use more M_blocks or "
+            f"N_blocks (got {config.M_blocks} and {config.N_blocks})"
         )
     if config.prefetch < 2:
         return f"prefetch must be at least 2 tiles of K, got {config.prefetch}; use prefetch=2"
