@@ -47,14 +47,23 @@ def laid_out(paragraph: list[str]) -> bool:
     return any(aligned) and not paragraph[0].startswith(">>>")
 
 
+def escaped(line: str) -> str:
+    """A line of prose; between double backticks it is code, elsewhere ``|`` and ``*`` are signs."""
+    parts = line.split("``")
+    parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
+    return "``".join(parts)
+
+
 def docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Keep aligned paragraphs as they are written; the rest is prose already."""
     out: list[str] = []
     for paragraph in paragraphs(lines):
         if laid_out(paragraph):
             out += ["::", "", *(f"   {line}" for line in paragraph), ""]
-        else:
+        elif paragraph[0].startswith(">>>"):
             out += [*paragraph, ""]
+        else:
+            out += [*map(escaped, paragraph), ""]
     lines[:] = out
 
 
