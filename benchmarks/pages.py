@@ -69,9 +69,13 @@ def _networks(path: Path) -> str:
         return ""
     from benchmarks.models_report import OURS, speedup
 
-    rows = _load(path)["rows"]
-    gains = ", ".join(f"{r['network']} {speedup(r, OURS):.2f}" for r in rows if r["batch"] == 1)
-    return f"Whole pruned networks at batch 1, × dense fp32, both in CUDA graphs: {gains}.\n\n"
+    result = _load(path)
+    rows = [r for r in result["rows"] if r["batch"] == 1]
+    gains = ", ".join(f"{r['network']} {speedup(r, OURS):.2f}" for r in rows)
+    return (
+        "Whole pruned networks at batch 1, × dense fp32, both in CUDA graphs, on one "
+        f"{result['environment']['device']}: {gains}.\n\n"
+    )
 
 
 def _measured(result: Result) -> str:
