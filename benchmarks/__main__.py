@@ -114,11 +114,14 @@ def _spmm(args: argparse.Namespace) -> None:
     if args.trials:
         quick = replace(as_budget("quick", compile_s=args.compile_timeout), trials=args.trials)
         spmm.tune(cases, quick)
-    rows = spmm.measure(cases, options)
     facts = environment(Device.of(torch.device("cuda")))
+
+    def keep(rows: list[dict[str, Any]]) -> None:
+        _finish(args, {"benchmark": "spmm", "environment": facts, "rows": rows})
+
+    rows = spmm.measure(cases, options, keep)
     if args.png:
         pictures.problems(rows, facts, args.png)
-    _finish(args, {"benchmark": "spmm", "environment": facts, "rows": rows})
     print(report.details(rows), report.summary(rows), sep="\n\n")
 
 
@@ -162,9 +165,12 @@ def _conv(args: argparse.Namespace) -> None:
         layers = conv_problems.conv_layers(data_folder(args.data), sparsities, batches)
     else:
         layers = conv_problems.pool_layers(sparsities, batches)
-    rows = conv.run((layer for layer in layers if args.network in layer.name), args.tune)
     facts = environment(Device.of(torch.device("cuda")))
-    _finish(args, {"benchmark": args.benchmark, "environment": facts, "rows": rows})
+
+    def keep(rows: list[dict[str, Any]]) -> None:
+        _finish(args, {"benchmark": args.benchmark, "environment": facts, "rows": rows})
+
+    rows = conv.run((layer for layer in layers if args.network in layer.name), args.tune, keep)
     if args.png:
         title = {"conv": "Convolution", "convpool": "Convolution, bias, ReLU, max pool"}
         conv_report.plot(

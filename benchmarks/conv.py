@@ -39,8 +39,15 @@ Row = dict[str, Any]
 Contestant = Callable[[], object]
 
 
-def run(layers: Iterable[ConvLayer], budget: str | None = None) -> list[Row]:
-    """A row a layer; see ``_row`` for its fields. With a budget, ``autotune`` searches first."""
+def run(
+    layers: Iterable[ConvLayer],
+    budget: str | None = None,
+    keep: Callable[[list[Row]], None] = lambda rows: None,
+) -> list[Row]:
+    """A row a layer; see ``_row`` for its fields. With a budget, ``autotune`` searches first.
+
+    keep  is told the rows so far after each layer: an interrupted run loses one
+    """
     layers, facts = list(layers), Device.of(torch.device("cuda"))
     filters = {key: layer.load() for layer in layers for key in [_weight_key(layer)]}
     problems = [
@@ -55,8 +62,11 @@ def run(layers: Iterable[ConvLayer], budget: str | None = None) -> list[Row]:
         [(layer, p, c) for layer, p, W in problems for c in _configs(p, W, facts).values()], facts
     )
     moved = {key: W.to("cuda") for key, W in filters.items()}
-    bar = tqdm(layers, desc="measuring", unit="layer")
-    return [_row(layer, moved[_weight_key(layer)]) for layer in bar]
+    rows = []
+    for layer in tqdm(layers, desc="measuring", unit="layer"):
+        rows.append(_row(layer, moved[_weight_key(layer)]))
+        keep(rows)
+    return rows
 
 
 def _weight_key(layer: ConvLayer) -> ConvLayer:

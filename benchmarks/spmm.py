@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
@@ -26,8 +26,13 @@ from sparse_triton.kernels import FAMILIES
 from sparse_triton.plan import plan_spmm
 
 
-def measure(cases: list[Case], options: Options) -> list[Row]:
-    """A row a case, see ``contest.row``: compile everything ahead, then verify and time."""
+def measure(
+    cases: list[Case], options: Options, keep: Callable[[list[Row]], None] = lambda rows: None
+) -> list[Row]:
+    """A row a case, see ``contest.row``: compile everything ahead, then verify and time.
+
+    keep  is told the rows so far after each case: an interrupted run loses one
+    """
     device = torch.device("cuda")
     facts = Device.of(device)
     weights = {p: p.load() for p in {case.paper for case in cases}}
@@ -39,8 +44,11 @@ def measure(cases: list[Case], options: Options) -> list[Row]:
     compile_ahead(jobs, facts)
     ceilings = Ceilings.measure(device)
     moved = {p: W.to(device) for p, W in weights.items()}
-    bar = tqdm(cases, desc="measuring", unit="problem")
-    return [row(case, moved[case.paper], ceilings, options) for case in bar]
+    rows = []
+    for case in tqdm(cases, desc="measuring", unit="problem"):
+        rows.append(row(case, moved[case.paper], ceilings, options))
+        keep(rows)
+    return rows
 
 
 def tune(cases: list[Case], budget: Budget) -> None:

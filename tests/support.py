@@ -137,7 +137,7 @@ class Bound:
         residual = self.residual
         if p.y_layout == "column":
             Y, residual = Y.mT, None if residual is None else residual.mT
-        call = Call(x, self.bias, residual, p.epilogue.activation, False)
+        call = Call(x, self.bias, residual, p.epilogue.activation, False, p.accumulate)
         return verify.call_ratio(Y, self.W, call, config)
 
 
