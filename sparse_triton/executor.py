@@ -31,6 +31,11 @@ Launch = Callable[[Any, Tensor | None], Tensor]
 
 def execute(W: SparseMatrix, call: AnyCall, out: Tensor | None = None) -> Tensor:
     """Run the call; plan, build and bind first if it is the first of its kind."""
+    return launch_of(W, call)(call, out)
+
+
+def launch_of(W: SparseMatrix, call: AnyCall) -> Launch:
+    """What runs calls like this one. A call whose like has run before breaks no law."""
     try:
         key = call.key()
     except RuntimeError:  # a sparse tensor has no strides
@@ -38,11 +43,11 @@ def execute(W: SparseMatrix, call: AnyCall, out: Tensor | None = None) -> Tensor
         raise
     if _watched is not None:
         _watched.append((W, problem_of(W, call)))
-        return prepare(W, call, KernelConfig("dense"))(call, out)
+        return prepare(W, call, KernelConfig("dense"))
     launch = W.launchers.get(key)
     if launch is None:
         launch = W.launchers[key] = prepare(W, call)
-    return launch(call, out)
+    return launch
 
 
 Seen = list[tuple[SparseMatrix, Problem]]

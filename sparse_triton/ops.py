@@ -17,7 +17,7 @@ from sparse_triton.call import Call
 from sparse_triton.check import check_out
 from sparse_triton.eager import is_plain
 from sparse_triton.errors import InputError
-from sparse_triton.executor import execute
+from sparse_triton.executor import execute, launch_of
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.registration import register, split_parts
 
@@ -133,9 +133,9 @@ def _call_out(
         raise InputError("out= does not record gradients; leave it out, or use torch.no_grad()")
     matrix = weights.as_matrix(W)
     call = Call(X, bias, residual, activation, False, accumulate)
-    call.check(matrix.shape)
+    launch = launch_of(matrix, call)
     check_out(out, (*X.shape[:-2], matrix.shape[0], X.shape[-1]), X, bias, residual)
-    execute(matrix, call, out)
+    launch(call, out)
     torch.autograd.graph.increment_version(out)  # kernels write through its address
     return out
 
