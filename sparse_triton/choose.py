@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 Source = Literal["stored", "nearest", "heuristic", "asked"]
 AUTOTUNE = "SPARSE_TRITON_AUTOTUNE"
-MAX_N_DISTANCE = 3.0  # same pattern: log2 of the ratio of columns
-MAX_DISTANCE = 2.0  # other patterns: log2 ratios of M, K, columns and density, added
+MAX_N_DISTANCE = 1.5  # same pattern: log2 of the ratio of columns
+MAX_DISTANCE = 1.2  # other patterns: log2 ratios of M, K, columns and, twice, density, added
 OTHER_PATTERN = 10.0  # puts other patterns after the same one
-OTHER_CLASS = 100.0  # puts neighbours of another dtype, layout or epilogue after all others
+OTHER_CLASS = 100.0  # puts neighbours of another batch or epilogue after all others
 
 log = logging.getLogger("sparse_triton")
 
@@ -123,12 +123,13 @@ def neighbours(
 
 def distance(a: Key, b: Key, limit: float = MAX_DISTANCE) -> float:
     """How far b's configuration has to travel; ``inf``: further than ``limit`` (or, for the same
-    pattern, than ``MAX_N_DISTANCE`` in columns).
+    pattern, than ``MAX_N_DISTANCE`` in columns), or from another dtype or layout, where another
+    family pays.
 
     The same pattern always comes before another one, the same class before another class.
     """
     p, q = a.problem, b.problem
-    if p.kind != q.kind:
+    if p.kind != q.kind or _operands(p) != _operands(q):
         return math.inf
     columns = _log_ratio(p.N * p.batch, q.N * q.batch)
     same = a.pattern_hash == b.pattern_hash
@@ -136,14 +137,19 @@ def distance(a: Key, b: Key, limit: float = MAX_DISTANCE) -> float:
         d, limit = columns, max(limit, MAX_N_DISTANCE)
     else:
         density = _log_ratio(p.nnz * q.M * q.K, q.nnz * p.M * p.K)
-        d = columns + _log_ratio(p.M, q.M) + _log_ratio(p.K, q.K) + density
+        d = columns + _log_ratio(p.M, q.M) + _log_ratio(p.K, q.K) + 2 * density
     if d > limit:
         return math.inf
     return d + (0 if same else OTHER_PATTERN) + (0 if _class(p) == _class(q) else OTHER_CLASS)
 
 
+def _operands(p: Problem) -> tuple[object, ...]:
+    operands = (p.x_dtype, p.w_dtype, p.x_layout, p.y_layout)
+    return operands if isinstance(p, ConvProblem) else (*operands, p.accumulate)
+
+
 def _class(p: Problem) -> tuple[object, ...]:
-    call = (p.x_dtype, p.w_dtype, p.x_layout, p.y_layout, p.batch > 1, p.epilogue)
+    call = (p.batch > 1, p.epilogue)
     if not isinstance(p, ConvProblem):
         return *call, p.accumulate
     return *call, p.R, p.S, p.stride, p.dilation, any(p.padding), p.groups > 1, p.pool

@@ -22,6 +22,9 @@ TURNED_COLUMNS = 16
 # Outputs from which on each row block's program is run by enough lanes to pay for fetching it.
 FILLED_BY_OUTPUTS = 1_200_000
 
+# From here on dense tiles on tensor cores, at float32's accuracy, beat cuBLAS's float32 product.
+TENSOR_CORE_COLUMNS = 1536
+
 MAX_GRID = 65535  # programs along the second and third axis of a CUDA grid
 
 
@@ -74,9 +77,10 @@ def plan_spmm(problem: ProblemT, config: KernelConfig, csr: CSR, device: Device)
 def default_config(problem: Problem, device: Device) -> KernelConfig:
     """The heuristic for a problem nobody tuned: a family, then its own default.
 
-    On a GPU the fitted rule is: dense below break-even; unrolled where columns are many enough to
-    pay for fetching one program per row block; gather elsewhere. On a CPU: cpu, or dense below
-    break-even. The thresholds are measured, see ``benchmarks/NOTES.md``.
+    On a GPU the fitted rule is: dense below break-even, on tensor cores (tf32x3) where columns are
+    many; unrolled where columns are many enough to pay for fetching one program per row block;
+    gather elsewhere. On a CPU: cpu, or dense below break-even. The thresholds are measured, see
+    ``benchmarks/NOTES.md``.
     """
     families = families_of(problem)
     for name in _order(problem, device):
@@ -89,7 +93,7 @@ def default_config(problem: Problem, device: Device) -> KernelConfig:
 def _order(problem: Problem, device: Device) -> tuple[str, ...]:
     if isinstance(problem, ConvProblem):
         return (_preferred_conv if device.kind == "cuda" else _preferred_cpu_conv)(problem)
-    return _preferred(problem) if device.kind == "cuda" else _preferred_cpu(problem)
+    return _preferred(problem, device) if device.kind == "cuda" else _preferred_cpu(problem)
 
 
 def _preferred_conv(problem: ConvProblem) -> tuple[str, ...]:
@@ -105,19 +109,32 @@ def _preferred_conv(problem: ConvProblem) -> tuple[str, ...]:
     return ("gather", "dense")
 
 
-def _preferred(problem: SpmmProblem) -> tuple[str, ...]:
+def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
     if decode_pays(problem):
         return ("decode", "gather", "dense")
     if bound_by_weight(problem) and problem.sparsity < 0.97:
         return ("dense",)
-    if problem.sparsity < 0.6:
-        return ("dense",)
     columns = problem.N * problem.batch
-    many = columns >= MANY_COLUMNS and problem.M * columns >= FILLED_BY_OUTPUTS
-    gathered = ("turned", "gather") if columns >= TURNED_COLUMNS else ("gather",)
-    if many and problem.nnz <= QUICKLY_COMPILED:
-        return ("unrolled", *gathered, "dense")
-    return (*gathered, "dense")
+    if problem.x_itemsize == 2 and problem.w_dtype != "float32":  # against 16-bit tensor cores
+        break_even = 0.8 if columns < 256 else 0.89 if columns < 1024 else 0.93
+        pays = problem.sparsity >= break_even and columns < MANY_COLUMNS
+        return (*_gathered(columns), "dense") if pays else ("dense",)
+    filled = problem.M * columns >= FILLED_BY_OUTPUTS
+    few_enough = problem.nnz <= QUICKLY_COMPILED and problem.sparsity >= 0.75
+    if filled and few_enough and columns >= MANY_COLUMNS:
+        return ("unrolled", *_gathered(columns), "dense")
+    if filled and columns >= TENSOR_CORE_COLUMNS and _tensor_cores_pay(problem, device):
+        return ("tf32x3", "dense")
+    return (*_gathered(columns), "dense") if problem.sparsity >= 0.6 else ("dense",)
+
+
+def _tensor_cores_pay(problem: SpmmProblem, device: Device) -> bool:
+    """Dense tiles at float32's accuracy; measured on sm_90 with row-major X."""
+    return device.arch >= 90 and problem.x_layout == "row" and problem.sparsity < 0.97
+
+
+def _gathered(columns: int) -> tuple[str, ...]:
+    return ("turned", "gather") if columns >= TURNED_COLUMNS else ("gather",)
 
 
 def bound_by_weight(problem: SpmmProblem) -> bool:

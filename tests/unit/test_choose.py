@@ -150,11 +150,13 @@ def test_a_change_of_the_store_is_seen_at_once(store: Store) -> None:
 
 def test_distance_is_zero_only_for_itself_and_grows() -> None:
     key = Key(PROBLEM, PATTERN)
-    other = [Key(replace(PROBLEM, N=n), PATTERN) for n in (256, 300, 600, 2048)]
+    other = [Key(replace(PROBLEM, N=n), PATTERN) for n in (256, 300, 600, 720)]
     distances = [distance(key, k) for k in other]
     assert distances == sorted(distances) and distances[0] == 0
     assert distance(key, Key(PROBLEM, OTHER)) > distances[-1]
     assert distance(key, Key(replace(PROBLEM, N=4096), PATTERN)) == float("inf")
+    for other_operands in ({"x_dtype": "float16"}, {"y_layout": "column"}):
+        assert distance(key, Key(replace(PROBLEM, **other_operands), PATTERN)) == float("inf")
 
 
 def test_fitted_never_leaves_zero_blocks() -> None:

@@ -223,3 +223,23 @@ def test_heuristic_families() -> None:
     assert default_config(replace(P, N=8, x_layout="column"), GPU).kernel == "gather"
     assert default_config(replace(P, nnz=0), GPU).kernel == "dense"
     assert default_config(P, DEVICES[-1]).kernel == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("M", "K", "N", "zeros", "dtype", "family"),
+    [
+        (512, 2048, 8192, 0.9, "float32", "tf32x3"),  # 139 us; gather 365, cuBLAS 346
+        (512, 512, 8192, 0.9, "float32", "unrolled"),  # 39; tf32x3 42, cuBLAS 89
+        (512, 512, 8192, 0.5, "float32", "tf32x3"),
+        (128, 64, 3136, 0.87, "float32", "gather"),  # 2.2; tf32x3 4.2, cuBLAS 4.5
+        (512, 512, 256, 0.61, "float32", "gather"),  # 6.4; cuBLAS 9.7
+        (512, 512, 256, 0.85, "float16", "dense"),  # 3.1; gather 3.6
+        (1024, 512, 49, 0.9, "float16", "gather"),
+        (512, 512, 8192, 0.9, "float16", "dense"),
+    ],
+)
+def test_heuristic_takes_what_was_measured_fastest(
+    M: int, K: int, N: int, zeros: float, dtype: str, family: str
+) -> None:
+    problem = SpmmProblem(M, K, N, round((1 - zeros) * M * K), x_dtype=dtype, w_dtype=dtype)
+    assert default_config(problem, GPU).kernel == family
