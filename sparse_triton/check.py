@@ -84,7 +84,9 @@ def check_out(
                 f"out must not share memory with {name}, which is read after parts of out are "
                 f"written; use {name}.clone() or another out"
             )
-    if out.numel() > 1 and any(s == 0 and n > 1 for s, n in zip(out.stride(), shape, strict=True)):
+    if not out.is_contiguous() and any(
+        s == 0 and n > 1 for s, n in zip(out.stride(), shape, strict=True)
+    ):
         raise ShapeError("out must not be an expanded tensor: its elements share memory")
 
 
@@ -96,5 +98,8 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def _end(t: Tensor) -> int:
-    last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-    return t.data_ptr() + (last + 1) * t.element_size()
+    if t.is_contiguous():
+        elements = t.numel()
+    else:
+        elements = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr() + elements * t.element_size()
