@@ -144,8 +144,7 @@ def distance(a: Key, b: Key, limit: float = MAX_DISTANCE) -> float:
 
 
 def _operands(p: Problem) -> tuple[object, ...]:
-    operands = (p.x_dtype, p.w_dtype, p.x_layout, p.y_layout)
-    return operands if isinstance(p, ConvProblem) else (*operands, p.accumulate)
+    return p.x_dtype, p.w_dtype, p.x_layout, p.y_layout
 
 
 def _class(p: Problem) -> tuple[object, ...]:
