@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,7 @@ def _spmm(args: argparse.Namespace) -> None:
         quick = replace(as_budget("quick", compile_s=args.compile_timeout), trials=args.trials)
         spmm.tune(cases, quick)
     facts = environment(Device.of(torch.device("cuda")))
-
-    def keep(rows: list[dict[str, Any]]) -> None:
-        _finish(args, {"benchmark": "spmm", "environment": facts, "rows": rows})
-
-    rows = spmm.measure(cases, options, keep)
+    rows = spmm.measure(cases, options, _keep(args, "spmm", facts))
     if args.png:
         pictures.problems(rows, facts, args.png)
     print(report.details(rows), report.summary(rows), sep="\n\n")
@@ -166,11 +163,8 @@ def _conv(args: argparse.Namespace) -> None:
     else:
         layers = conv_problems.pool_layers(sparsities, batches)
     facts = environment(Device.of(torch.device("cuda")))
-
-    def keep(rows: list[dict[str, Any]]) -> None:
-        _finish(args, {"benchmark": args.benchmark, "environment": facts, "rows": rows})
-
-    rows = conv.run((layer for layer in layers if args.network in layer.name), args.tune, keep)
+    mine = (layer for layer in layers if args.network in layer.name)
+    rows = conv.run(mine, args.tune, _keep(args, args.benchmark, facts))
     if args.png:
         title = {"conv": "Convolution", "convpool": "Convolution, bias, ReLU, max pool"}
         conv_report.plot(
@@ -229,6 +223,13 @@ def _host(args: argparse.Namespace) -> None:
     us = host.run(device)
     _finish(args, {"benchmark": "host", "environment": environment(Device.of(device)), "us": us})
     print(host.table(us))
+
+
+def _keep(
+    args: argparse.Namespace, benchmark: str, facts: dict[str, str]
+) -> Callable[[list[dict[str, Any]]], None]:
+    """Writes the rows so far, for benchmarks that take minutes."""
+    return lambda rows: _finish(args, {"benchmark": benchmark, "environment": facts, "rows": rows})
 
 
 def _finish(args: argparse.Namespace, result: dict[str, Any]) -> None:

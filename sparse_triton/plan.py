@@ -115,7 +115,7 @@ def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
     if bound_by_weight(problem) and problem.sparsity < 0.97:
         return ("dense",)
     columns = problem.N * problem.batch
-    if problem.x_itemsize == 2 and problem.w_dtype != "float32":  # against 16-bit tensor cores
+    if _in_16_bits(problem):  # dense is a matter of tensor cores
         break_even = 0.8 if columns < 256 else 0.89 if columns < 1024 else 0.93
         pays = problem.sparsity >= break_even and columns < MANY_COLUMNS
         return (*_gathered(columns), "dense") if pays else ("dense",)
@@ -137,11 +137,16 @@ def _gathered(columns: int) -> tuple[str, ...]:
     return ("turned", "gather") if columns >= TURNED_COLUMNS else ("gather",)
 
 
+def _in_16_bits(problem: SpmmProblem) -> bool:
+    return problem.x_itemsize == 2 and problem.w_dtype != "float32"
+
+
 def bound_by_weight(problem: SpmmProblem) -> bool:
     """Whether a product on a GPU takes as long as reading its 16-bit weight: few columns, and
     2**20 elements or more (below, it takes as long as a launch)."""
-    halves = problem.x_itemsize == 2 and problem.w_dtype != "float32"
-    return halves and problem.N * problem.batch <= 32 and problem.M * problem.K >= 2**20
+    return (
+        _in_16_bits(problem) and problem.N * problem.batch <= 32 and problem.M * problem.K >= 2**20
+    )
 
 
 def decode_pays(problem: SpmmProblem) -> bool:

@@ -132,11 +132,13 @@ def _worst(
 
 def call_ratio(Y: Tensor, W: SparseMatrix, call: AnyCall, config: KernelConfig) -> float:
     """``worst_ratio`` of what ``executor.prepare(W, call, config)`` computed."""
-    stores = roundings(problem_of(W, call), config)
+    problem = problem_of(W, call)
+    stores = roundings(problem, config)
     if isinstance(call, ConvCall):
         return worst_conv_ratio(Y, W, call, Gy=config.parts, roundings=stores)
+    assert isinstance(problem, SpmmProblem)
     X, bias, residual, activation, token_major, _ = call
-    halves = half_roundings(problem_of(W, call), config)
+    halves = half_roundings(problem, config)
     return worst_ratio(
         Y, W, X, bias, residual, activation, token_major,
         Gy=config.parts, roundings=stores, step=config.step, half_roundings=halves,
