@@ -22,10 +22,11 @@ from autotune.lab import quiet
 from autotune.rotation import bound
 from autotune.space import DENSE
 from autotune.worker import Built, Job, save_csr
+from sparse_triton.build import parts_of
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import BuildError, SparseTritonError
-from sparse_triton.kernel import Run
+from sparse_triton.kernel import Kernel, Run
 from sparse_triton.kernels import families_of
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import Plan, plan_spmm
@@ -243,11 +244,10 @@ def _too_slow(pool: CompilePool, problem: Problem) -> dict[str, str]:
     return out
 
 
-def _resources(kernel: Any) -> dict[str, int]:
-    """Registers and spills of a loaded Triton kernel; the driver has told them at no cost."""
-    compiled = getattr(kernel, "compiled", None)
-    registers = getattr(compiled, "n_regs", None)
-    spills = getattr(compiled, "n_spills", None)
-    if not isinstance(registers, int) or not isinstance(spills, int):
+def _resources(kernel: Kernel) -> dict[str, int]:
+    """The most registers and spills of the loaded kernels; the driver has told them at no cost."""
+    parts = [part.compiled for part in parts_of(kernel)]
+    registers = [n for c in parts if (n := getattr(c, "n_regs", None)) is not None]
+    if not parts or len(registers) < len(parts):
         return {}
-    return {"registers": registers, "spill_bytes": 4 * spills}
+    return {"registers": max(registers), "spill_bytes": 4 * max(c.n_spills for c in parts)}

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
-_stubs: dict[str, list[str]] = {}  # folders of the launch stubs, by the kernel's hash
+from sparse_triton.build import parts_of
+from sparse_triton.kernel import Kernel
+
+_stubs: dict[tuple[str, ...], list[str]] = {}  # folders of the launch stubs, by kernels' hashes
 
 
 @contextlib.contextmanager
-def kernel_names(kernel: Any) -> Iterator[list[str]]:
-    """The list fills with the kernel's folder and those of the launch stubs built meanwhile.
+def kernel_names(kernel: Kernel) -> Iterator[list[str]]:
+    """The list fills with the kernel's folders and those of the launch stubs built meanwhile.
 
     It stays empty for a kernel that Triton did not compile, and under a foreign cache manager.
     """
-    digest = getattr(getattr(kernel, "compiled", None), "hash", None)
+    digests = tuple(part.compiled.hash for part in parts_of(kernel))
     names: list[str] = []
-    if digest is None:
+    if not digests:
         yield names
         return
     from triton import knobs
@@ -39,5 +41,5 @@ def kernel_names(kernel: Any) -> Iterator[list[str]]:
         knobs.cache.manager_class = Recorder
         yield names
     if names:  # a kernel that was loaded before asks for no stub again
-        _stubs[digest] = list(names)
-    names[:] = [get_cache_manager(digest).key, *_stubs.get(digest, ())]
+        _stubs[digests] = list(names)
+    names[:] = [*(get_cache_manager(d).key for d in digests), *_stubs.get(digests, ())]

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,13 @@ class Case:
     magnitude: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     bounds: dict[tuple[object, ...], Tensor]
     before_pool: Float64 | None = None
+
+
+class Verdict(NamedTuple):
+    """``why`` is empty where the kernel is right; ``ratio`` is its largest error over the bound."""
+
+    why: str
+    ratio: float
 
 
 class Judge(ABC, Generic[ProblemT]):
@@ -103,18 +110,24 @@ class Judge(ABC, Generic[ProblemT]):
 
     def check(self, run: Run, config: KernelConfig) -> str:
         """Why the kernel is wrong, or '' if every element lies within the derived bound."""
+        return self.verdict(run, config).why
+
+    def verdict(self, run: Run, config: KernelConfig) -> Verdict:
+        """``check``, and the largest error over its bound."""
+        worst = 0.0
         for case in self.cases:
             self.buffer.fill_(math.nan)
             made = run(case.X, self.Y, case.bias, case.residual)
-            reason = self._judge(case, self.Y if made is None else made, config)
-            if reason:
-                return reason
-        return ""
+            why, ratio = self._judge(case, self.Y if made is None else made, config)
+            if why:
+                return Verdict(why, ratio)
+            worst = max(worst, ratio)
+        return Verdict("", worst)
 
-    def _judge(self, case: Case, Y: Tensor, config: KernelConfig) -> str:
+    def _judge(self, case: Case, Y: Tensor, config: KernelConfig) -> Verdict:
         guards = torch.cat((self.buffer[:GUARD], self.buffer[-GUARD:]))
         if not bool(guards.isnan().all()):
-            return "it wrote outside of Y"
+            return Verdict("it wrote outside of Y", math.inf)
         y = self._seen(Y).double()
         ratio = (
             (y - case.y64)
@@ -126,10 +139,11 @@ class Judge(ABC, Generic[ProblemT]):
         worst = float(ratio.masked_fill_(same, 0.0).max()) if ratio.numel() else 0.0
         missing = self.columns is not None and bool(Y.isnan().any() & ~y.isnan().any())
         if worst <= 1.0 and not missing:
-            return ""
+            return Verdict("", worst)
         if math.isinf(worst) or missing:
-            return "elements of Y were not written, or are not finite"
-        return f"an element is {worst:.3g} times the error bound away from the float64 truth"
+            return Verdict("elements of Y were not written, or are not finite", math.inf)
+        away = f"an element is {worst:.3g} times the error bound away from the float64 truth"
+        return Verdict(away, worst)
 
     def _bound(self, case: Case, config: KernelConfig) -> Tensor:
         arithmetic = families_of(self.problem)[config.kernel].arithmetic

@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from autotune.lab import Lab, quiet
 from autotune.timing import interleaved, timer_for
 from benchmarks.baselines import Call as Contestant
 from benchmarks.baselines import compiled_call, dense_calls, torch_csr_call
 from benchmarks.ceilings import Ceilings
+from benchmarks.kernels import Kernels
 from benchmarks.problems import PaperProblem
 from sparse_triton import SparseMatrix
-from sparse_triton.call import Call
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.executor import prepare
+from sparse_triton.kernel import Run
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.plan import QUICKLY_COMPILED, default_config, why_not
 from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
-from sparse_triton.verify import call_ratio
 
 Row = dict[str, Any]
 OURS = ("unrolled", "gather", "dense")
@@ -79,22 +77,38 @@ def half_of(W: SparseMatrix) -> SparseMatrix:
     return SparseMatrix.from_csr(W.row_offsets, W.column_indices, W.values.half(), W.shape)
 
 
-def row(case: Case, W: SparseMatrix, ceilings: Ceilings, options: Options) -> Row:
+def rivals(
+    case: Case, W: SparseMatrix, device: Device, options: Options
+) -> dict[str, tuple[SparseMatrix, SpmmProblem, KernelConfig]]:
+    """Our contestants as weight, problem and configuration."""
+    found = {}
+    for name, config in configs_of(case, W, device, options).items():
+        own, dtype = (half_of(W), "float16") if name == "spmm_fp16" else (W, "float32")
+        found[name] = (own, case.problem(W.nnz, dtype), config)
+    return found
+
+
+def row(case: Case, W: SparseMatrix, ceilings: Ceilings, options: Options, kernels: Kernels) -> Row:
     """Shapes; for each contestant ``us`` and quantiles, for ours configuration and error too."""
-    X = torch.randn(case.paper.K, case.N, device=W.device)
-    facts = Device.of(X.device)
-    configs = configs_of(case, W, facts, options)
+    device = W.device
+    facts, problem = Device.of(device), case.problem(W.nnz)
+    ours = rivals(case, W, facts, options)
     contestants: dict[str, Contestant] = {}
     errors = {}
-    for name, config in configs.items():
-        contestants[name], errors[name] = _ours(case, W, X, name, config)
+    labs: dict[SpmmProblem, Lab] = {}
+    with quiet(device):
+        for name, (own, p, config) in ours.items():
+            lab = labs[p] = labs.get(p) or Lab(own, p, device)
+            run = kernels.take(own, p, config).bind(device)
+            errors[name] = verified(lab, run, config, f"{case.paper.name} {name}")
+            contestants[name] = lab.call(run)
+    X = labs[problem].cases[0].X[0]
     contestants |= dense_calls(W, X)
     if options.csr:
         contestants["torch_csr"] = torch_csr_call(W, X)
     if options.max_autotune:
         contestants["max_autotune"] = compiled_call(W, X)
-    timings = interleaved([timer_for(c, X.device) for c in contestants.values()], "cuda")
-    problem = case.problem(W.nnz)
+    timings = interleaved([timer_for(c, device) for c in contestants.values()], "cuda")
     return {
         "problem": case.paper.number,
         "network": case.paper.network,
@@ -108,22 +122,15 @@ def row(case: Case, W: SparseMatrix, ceilings: Ceilings, options: Options) -> Ro
         "floor_us": round(ceilings.floor_us(problem), 3),
         "choice": choose(problem, W.pattern_hash, facts).source,
         "heuristic": default_config(problem, facts).kernel,
-        "config": {name: str(config) for name, config in configs.items()},
+        "config": {name: str(config) for name, (_, _, config) in ours.items()},
         "error_over_bound": errors,
         "us": {n: t.to_dict() for n, t in zip(contestants, timings, strict=True)},
     }
 
 
-def _ours(
-    case: Case, W: SparseMatrix, X: torch.Tensor, name: str, config: KernelConfig
-) -> tuple[Contestant, float]:
-    """The call, and its error over the bound: at most 1, or this is no result."""
-    if name == "spmm_fp16":
-        W, X = half_of(W), X.half()
-    call = Call(X, None, None, None, False)
-    launch = prepare(W, call, config)
-    Y = torch.full((case.paper.M, case.N), float("nan"), dtype=X.dtype, device=X.device)
-    ratio = call_ratio(launch(call, Y), W, call, config)
-    if not ratio <= 1.0:
-        raise AssertionError(f"{case.paper.name} {name} {config}: error {ratio:.2f} x the bound")
-    return lambda: launch(call, Y), round(ratio, 4)
+def verified(lab: Lab, run: Run, config: KernelConfig, name: str) -> float:
+    """Its error over the bound: at most 1, or this is no result."""
+    why, ratio = lab.verdict(run, config)
+    if why:
+        raise AssertionError(f"{name} {config}: {why}")
+    return round(ratio, 4)

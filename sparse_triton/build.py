@@ -27,7 +27,7 @@ from triton.errors import TritonError
 from triton.runtime.driver import driver
 
 from sparse_triton.errors import BuildError
-from sparse_triton.kernel import Run
+from sparse_triton.kernel import Kernel, Run
 
 POINTER = {
     "float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16",
@@ -66,12 +66,22 @@ class TritonKernel:
     source: KernelSource
     compiled: CompiledKernel
 
+    @property
+    def parts(self) -> tuple[TritonKernel, ...]:
+        return (self,)
+
     def bind(self, device: torch.device) -> Run:
         """Load the code, upload the arrays, and return the launch: about 5 us of host time."""
         with torch.cuda.device(device):
             loaded = _load(self.compiled, device, self.source.window_bytes)
             arrays = [_upload(a, device) for a in self.source.arrays.values()]
         return _launcher(self, loaded, arrays)
+
+
+def parts_of(kernel: Kernel) -> tuple[TritonKernel, ...]:
+    """The Triton kernels that a kernel launches: none where it is a library call."""
+    parts: tuple[TritonKernel, ...] = getattr(kernel, "parts", ())
+    return parts
 
 
 _loaded: weakref.WeakValueDictionary[tuple[int, torch.device, int], CompiledKernel] = (

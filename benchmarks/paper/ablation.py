@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
-
+from autotune.lab import Lab, quiet
 from autotune.timing import interleaved, timer_for
+from benchmarks.contest import verified
+from benchmarks.kernels import Kernels
 from benchmarks.paper import published
 from benchmarks.paper.part import Part, Row, Setting, Table, number, shape_of
 from benchmarks.problems import paper_problems
 from benchmarks.report import geometric_mean
-from sparse_triton import SparseMatrix
-from sparse_triton.call import Call
 from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device
-from sparse_triton.executor import prepare
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.plan import why_not
 from sparse_triton.problem import SpmmProblem
-from sparse_triton.verify import call_ratio
 
 NUMBERS = (1, 2, 3, 4, 13, 14, 15, 16)  # where a program compiles in about a second
 FULL = "everything"
@@ -69,42 +65,39 @@ def _measure(setting: Setting) -> list[Row]:
     weights = {p: p.load() for p in papers}
     problems = {p: SpmmProblem(p.M, p.K, p.N, weights[p].nnz) for p in papers}
     choices = {p: grids(problems[p], setting.facts) for p in papers}
-    setting.compile((p, c) for p in papers for cs in choices[p].values() for c in cs)
     rows = []
-    for p in papers:
-        W = weights[p].to(setting.device)
-        row: Row = {"problem": p.number, "M": p.M, "K": p.K, "N": p.N, "nnz": W.nnz}
-        rows.append(row | _contest(W, p.N, choices[p]))
+    with Kernels(setting.facts) as kernels:
+        for p in papers:
+            for config in _all(choices[p]):
+                kernels.order(weights[p], problems[p], config)
+        kernels.compile()
+        for p in papers:
+            W = weights[p].to(setting.device)
+            row: Row = {"problem": p.number, "M": p.M, "K": p.K, "N": p.N, "nnz": W.nnz}
+            rows.append(row | _contest(Lab(W, problems[p], setting.device), choices[p], kernels))
     return rows
 
 
-def _contest(W: SparseMatrix, N: int, choices: dict[str, list[KernelConfig]]) -> Row:
+def _all(choices: dict[str, list[KernelConfig]]) -> list[KernelConfig]:
+    return list(dict.fromkeys(c for configs in choices.values() for c in configs))
+
+
+def _contest(lab: Lab, choices: dict[str, list[KernelConfig]], kernels: Kernels) -> Row:
     """Each variant's fastest configuration and its µs, all measured interleaved."""
-    call = Call(torch.randn(W.shape[1], N, device=W.device), None, None, None, False)
-    configs = dict.fromkeys(c for cs in choices.values() for c in cs)
-    calls = {config: _verified(W, call, config) for config in configs}
-    # The calls own what their captured graphs read and write: they must outlive the timing.
-    timings = interleaved([timer_for(c, W.device) for c in calls.values()], "cuda")
+    calls = {}
+    with quiet(lab.device):
+        for config in _all(choices):
+            run = kernels.take(lab.W, lab.problem, config).bind(lab.device)
+            verified(lab, run, config, str(lab.problem))
+            calls[config] = lab.call(run)
+        # The calls own what their captured graphs read and write: they must outlive the timing.
+        timings = interleaved([timer_for(c, lab.device) for c in calls.values()], "cuda")
     times = {config: t.us for config, t in zip(calls, timings, strict=True)}
     best = {name: min(cs, key=lambda c: times[c]) for name, cs in choices.items()}
     return {
         "us": {name: round(times[c], 4) for name, c in best.items()},
         "config": {name: str(c) for name, c in best.items()},
     }
-
-
-def _verified(W: SparseMatrix, call: Call, config: KernelConfig) -> Callable[[], None]:
-    """The launch, within the error bound."""
-    launch = prepare(W, call, config)
-    Y = torch.full((W.shape[0], call.X.shape[1]), float("nan"), device=W.device)
-    ratio = call_ratio(launch(call, Y), W, call, config)
-    if not ratio <= 1.0:
-        raise AssertionError(f"{config}: error is {ratio:.2f} times the bound")
-
-    def run() -> None:
-        launch(call, Y)
-
-    return run
 
 
 def _table(rows: list[Row]) -> Table:

@@ -15,7 +15,6 @@ from benchmarks.contest import Case, Options
 from benchmarks.paper.published import NOT_AVAILABLE
 from benchmarks.problems import PaperProblem, paper_problems
 from benchmarks.tuned import warm_up
-from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 
 Row = dict[str, Any]
@@ -67,10 +66,6 @@ class Setting:
         """Every library call, what ``spmm`` takes and these families' defaults, as
         ``python -m benchmarks spmm`` has them."""
         return spmm.measure([Case(p) for p in problems], Options(families=families, half=False))
-
-    def compile(self, jobs: Iterable[tuple[PaperProblem, KernelConfig]]) -> None:
-        """Fill Triton's disk cache, one process a core."""
-        spmm.compile_ahead((spmm.Job(Case(p), config) for p, config in jobs), self.facts)
 
 
 def shape_of(row: Row) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from autotune.bench import LiveBench, _too_slow
 from autotune.compile_pool import CompilePool
 from autotune.kernel_names import kernel_names
 from autotune.worker import Built, Job, save_csr
-from sparse_triton.build import TritonKernel
+from sparse_triton.build import TritonKernel, parts_of
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import BuildError
@@ -80,6 +81,19 @@ def test_children_fill_the_cache_and_the_parent_compiles_nothing(
             pass
         assert (Path(knobs.cache.dir) / names[0]).is_dir()
     assert hits == [True, True]
+
+
+def test_a_kernel_of_several_launches_travels_whole(pool: CompilePool) -> None:
+    problem = problem_for(W, 64, x_layout="column", y_layout="column")
+    config = FAMILIES["turned"].default_config(problem, GPU)
+    each = replace(job(pool, config), problem=problem)
+    pool.submit(each)
+    assert result(pool, each.number).why == ""
+    kernel = parcel.unpack(each.parcel)
+    with kernel_names(kernel) as names:
+        pass
+    assert len(parts_of(kernel)) == 2 == len(set(names))
+    assert all((Path(knobs.cache.dir) / name).is_dir() for name in names)
 
 
 def test_an_illegal_job_fails_with_words(pool: CompilePool) -> None:

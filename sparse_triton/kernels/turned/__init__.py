@@ -22,6 +22,7 @@ from sparse_triton.kernels.gather import Gather
 from sparse_triton.problem import SpmmProblem
 
 if TYPE_CHECKING:
+    from sparse_triton.build import TritonKernel
     from sparse_triton.plan import Plan
 
 GATHER = Gather()
@@ -86,6 +87,13 @@ class TurnedKernel:
     turn_x: Kernel
     gather: Kernel
     turn_y: Kernel | None
+
+    @property
+    def parts(self) -> tuple[TritonKernel, ...]:
+        from sparse_triton.build import parts_of
+
+        kernels = (self.turn_x, self.gather, self.turn_y)
+        return tuple(part for k in kernels if k is not None for part in parts_of(k))
 
     def bind(self, device: torch.device) -> Run:
         p, turn_x, gather = self.problem, self.turn_x.bind(device), self.gather.bind(device)
