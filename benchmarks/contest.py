@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.lab import Lab, quiet
+from autotune.lab import Judge, Lab, quiet
 from autotune.timing import interleaved, timer_for
 from benchmarks.baselines import Call as Contestant
 from benchmarks.baselines import compiled_call, dense_calls, torch_csr_call
@@ -22,7 +22,7 @@ from sparse_triton.plan import QUICKLY_COMPILED, default_config, why_not
 from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
 
 Row = dict[str, Any]
-OURS = ("unrolled", "gather", "dense")
+OURS = ("unrolled", "gather", "tf32x3", "dense")
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,13 @@ class Options:
 def configs_of(
     case: Case, W: SparseMatrix, device: Device, options: Options
 ) -> dict[str, KernelConfig]:
-    """By contestant: each family's default where it is legal and quick enough to compile, and what
-    ``spmm`` takes, in float32 and with everything in float16."""
+    """By contestant: each family's default where it is legal and quick enough to compile, what
+    ``spmm`` takes untuned and with what is stored, and with everything in float16."""
     problem, half = case.problem(W.nnz), case.problem(W.nnz, "float16")
     configs = {name: FAMILIES[name].default_config(problem, device) for name in options.families}
     if W.nnz > QUICKLY_COMPILED and case.N < MANY_COLUMNS:  # long to compile, and never near
         configs.pop("unrolled", None)
+    configs["untuned"] = default_config(problem, device)
     configs["spmm"] = choose(problem, W.pattern_hash, device).config
     legal = {n: c for n, c in configs.items() if why_not(problem, c, device) is None}
     if options.half:
@@ -120,15 +121,15 @@ def row(case: Case, W: SparseMatrix, ceilings: Ceilings, options: Options, kerne
         "nnz": W.nnz,
         "t4_speedup": case.paper.t4_speedup,
         "floor_us": round(ceilings.floor_us(problem), 3),
+        "copy_us": round(problem.min_bytes / ceilings.bytes_per_us, 3),
         "choice": choose(problem, W.pattern_hash, facts).source,
-        "heuristic": default_config(problem, facts).kernel,
         "config": {name: str(config) for name, (_, _, config) in ours.items()},
         "error_over_bound": errors,
         "us": {n: t.to_dict() for n, t in zip(contestants, timings, strict=True)},
     }
 
 
-def verified(lab: Lab, run: Run, config: KernelConfig, name: str) -> float:
+def verified(lab: Judge[Any], run: Run, config: KernelConfig, name: str) -> float:
     """Its error over the bound: at most 1, or this is no result."""
     why, ratio = lab.verdict(run, config)
     if why:

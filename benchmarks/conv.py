@@ -7,10 +7,7 @@ pool.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,23 +15,23 @@ import torch
 from tqdm.auto import tqdm
 
 from autotune import warmup_problems
+from autotune.conv_lab import ConvLab
+from autotune.lab import quiet
 from autotune.timing import interleaved, timer_for
+from benchmarks.contest import verified
 from benchmarks.conv_problems import ConvLayer
+from benchmarks.kernels import Kernels
 from sparse_triton import SparseFilter
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
-from sparse_triton.conv_call import ConvCall
 from sparse_triton.device import Device
-from sparse_triton.executor import prepare
 from sparse_triton.kernels import CONV_FAMILIES
-from sparse_triton.plan import plan_spmm, why_not
+from sparse_triton.plan import why_not
 from sparse_triton.problem import ConvProblem
-from sparse_triton.verify import call_ratio
 
 F = torch.nn.functional
 OURS = ("unrolled", "gather")
 LONGEST_COMPILED = 60_000  # non-zeros: beyond, unrolled is left out unless it is the choice
-VERIFIED_PIXELS = 2**23  # in float64, on the host
 Row = dict[str, Any]
 Contestant = Callable[[], object]
 
@@ -58,14 +55,16 @@ def run(
     if budget is not None:
         named = ((f"{layer.name} {layer.sparsity}", W.matrix, p) for layer, p, W in problems)
         warmup_problems(named, budget=budget, every_instance=True, quiet=False)
-    _compile(
-        [(layer, p, c) for layer, p, W in problems for c in _configs(p, W, facts).values()], facts
-    )
-    moved = {key: W.to("cuda") for key, W in filters.items()}
     rows = []
-    for layer in tqdm(layers, desc="measuring", unit="layer"):
-        rows.append(_row(layer, moved[_weight_key(layer)]))
-        keep(rows)
+    with Kernels(facts) as kernels:
+        for _, problem, W in problems:
+            for config in _configs(problem, W, facts).values():
+                kernels.order(W.matrix, problem, config)
+        kernels.compile()
+        moved = {key: W.to("cuda") for key, W in filters.items()}
+        for layer in tqdm(layers, desc="measuring", unit="layer"):
+            rows.append(_row(layer, moved[_weight_key(layer)], kernels))
+            keep(rows)
     return rows
 
 
@@ -91,24 +90,22 @@ def _configs(problem: ConvProblem, W: SparseFilter, device: Device) -> dict[str,
     return {name: c for name, c in configs.items() if why_not(problem, c, device) is None}
 
 
-def _row(layer: ConvLayer, W: SparseFilter) -> Row:
+def _row(layer: ConvLayer, W: SparseFilter, kernels: Kernels) -> Row:
     """Shapes; for each contestant ``us`` and quantiles; for ours configuration and error."""
     device = torch.device("cuda")
     facts, problem = Device.of(device), _problem(layer, W)
-    X = layer.images(device)
-    bias = torch.randn(layer.M, device=device) if layer.pool else None
-    activation = "relu" if layer.pool else None
-    call = ConvCall(X, bias, None, activation, layer.geometry)
     configs = _configs(problem, W, facts)
     contestants: dict[str, Contestant] = {}
     errors = {}
-    for name, config in configs.items():
-        launch = prepare(W.matrix, call, config)
-        errors[name] = _verified(launch(call, None), W, call, config, layer.name)
-        contestants[name] = lambda launch=launch: launch(call, None)
-    if layer.pool is not None:
-        contestants["ours_then_pool"] = _then_pool(layer, W, call, facts)
-    contestants |= cudnn_calls(layer, W, X, bias)
+    with quiet(device):
+        lab = ConvLab(W.matrix, problem, device)
+        for name, config in configs.items():
+            run = kernels.take(W.matrix, problem, config).bind(device)
+            errors[name] = verified(lab, run, config, f"{layer.name} {name}")
+            contestants[name] = lab.call(run)
+        if layer.pool is not None:
+            contestants["ours_then_pool"] = _then_pool(layer, W, lab, kernels)
+    contestants |= cudnn_calls(layer, W, lab.cases[0].X, lab.cases[0].bias)
     timings = interleaved([timer_for(c, device) for c in contestants.values()], "cuda")  # type: ignore[arg-type]
     return {
         "layer": layer.name,
@@ -126,27 +123,20 @@ def _row(layer: ConvLayer, W: SparseFilter) -> Row:
     }  # fmt: skip
 
 
-def _verified(
-    Y: torch.Tensor, W: SparseFilter, call: ConvCall, config: KernelConfig, name: str
-) -> float:
-    """Largest error over bound; of many images the first, the last and some between."""
-    batch = call.X.shape[0]
-    some = max(2, VERIFIED_PIXELS // (Y.shape[1] * call.X.shape[2] * call.X.shape[3]))
-    images = torch.linspace(0, batch - 1, min(batch, some), device=Y.device).round().long()
-    ratio = call_ratio(Y[images], W.matrix, call._replace(X=call.X[images]), config)
-    if not ratio <= 1.0:
-        raise AssertionError(f"{name} {config}: error is {ratio:.2f} times the bound")
-    return round(ratio, 4)
-
-
-def _then_pool(layer: ConvLayer, W: SparseFilter, call: ConvCall, device: Device) -> Contestant:
+def _then_pool(layer: ConvLayer, W: SparseFilter, lab: ConvLab, kernels: Kernels) -> Contestant:
     """Our convolution with bias and ReLU, then the library's pool."""
     assert layer.pool is not None
     kernel, stride = layer.pool.kernel, layer.pool.stride
-    bare = call._replace(geometry=replace(layer, pool=None).geometry)
-    problem = replace(_problem(layer, W), pool=None)
-    launch = prepare(W.matrix, bare, choose(problem, W.matrix.pattern_hash, device).config)
-    return lambda: F.max_pool2d(launch(bare, None), kernel, stride)
+    problem, case = replace(lab.problem, pool=None), lab.cases[0]
+    config = choose(problem, W.matrix.pattern_hash, kernels.device).config
+    run = kernels.take(W.matrix, problem, config).bind(lab.device)
+    Y = torch.empty(problem.batch, problem.M, problem.P, problem.Q, device=lab.device)
+
+    def call() -> object:
+        made = run(case.X, Y, case.bias, None)
+        return F.max_pool2d(Y if made is None else made, kernel, stride)
+
+    return call
 
 
 # -- cuDNN -----------------------------------------------------------------------------------------
@@ -182,26 +172,3 @@ def _cudnn(
             return F.max_pool2d(y, pool.kernel, pool.stride)
 
     return call
-
-
-# -- compiling ahead, one process a core -----------------------------------------------------------
-
-
-def _compile(jobs: list[tuple[ConvLayer, ConvProblem, KernelConfig]], device: Device) -> None:
-    """Fill Triton's disk cache; the longest programs first."""
-    on_gpu = {j for j in jobs if CONV_FAMILIES[j[2].kernel].device_kind == "cuda"}
-    ordered = sorted(on_gpu, key=lambda j: (j[2].kernel != "unrolled", -j[1].nnz, str(j[2])))
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, initializer=_one_thread) as pool:
-        futures = [pool.submit(_build, *job, device) for job in ordered]
-        for future in tqdm(futures, desc="compiling", unit="kernel"):
-            future.result()
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _build(layer: ConvLayer, problem: ConvProblem, config: KernelConfig, device: Device) -> None:
-    plan = plan_spmm(problem, config, layer.load().matrix.csr, device)
-    plan.family.build(plan)

@@ -63,11 +63,6 @@ class ConvLayer:
             pool=self.pool,
         )  # fmt: skip
 
-    def images(self, device: torch.device) -> torch.Tensor:
-        seed = torch.Generator().manual_seed(self.size)
-        shape = (self.batch, self.C, self.size, self.size)
-        return torch.randn(shape, generator=seed).to(device)
-
 
 def conv_layers(
     folder: Path, sparsities: tuple[str, ...], batches: tuple[int, ...]
