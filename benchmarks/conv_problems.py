@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from benchmarks.networks.vgg19 import STAGES
 from benchmarks.problems import drawn
 from sparse_triton import SparseFilter, SparseMatrix

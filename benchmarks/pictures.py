@@ -64,7 +64,7 @@ def _floor(axis: Any, group: list[Row]) -> None:
 LINES = (
     ("cublas_fp32", "0.6", "-", "cuBLAS fp32"), ("cublas_tf32", "0.6", "--", "TF32"),
     ("cublas_fp16", "0.6", ":", "fp16"), ("unrolled", "0.3", "-.", "unrolled"),
-    ("gather", "0.3", "--", "gather"), ("spmm_fp16", "black", ":", "spmm fp16"),
+    ("gather", "0.3", "--", "gather"), ("tf32x3", "0.3", ":", "tf32x3"), ("spmm_fp16", "black", ":", "spmm fp16"),
     ("spmm", "black", "-", "spmm"),
 )  # fmt: skip
 
@@ -85,9 +85,10 @@ def sparsity_sweep(
             xs, ys = [100 * s for s, _ in ran], [us for _, us in ran]
             axis.plot(xs, ys, style, color=colour, label=label, marker=".", lw=1.4)
         name = "·".join(map(str, shape))
-        for dense, at in crossovers[name].items():
+        for i, (dense, at) in enumerate(crossovers[name].items()):
             axis.axvline(100 * at, color="0.8", lw=0.8)
-            axis.text(100 * at, axis.get_ylim()[1], f" {COLUMNS[dense]}", fontsize=7, va="top")
+            place = {"transform": axis.get_xaxis_transform(), "va": "top"}
+            axis.text(100 * at, 0.98 - 0.05 * i, f" {COLUMNS[dense]}", fontsize=7, **place)
         axis.set(title=name, xlabel="zeros, %", ylabel="µs", yscale="log")
     axes[0, 0].legend(fontsize=8)
     figure.suptitle(f"When sparsity pays — {environment['device']}", fontsize=11)
