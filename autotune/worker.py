@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import pickle
+import resource
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -37,12 +38,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Built:
-    """What became of a job: ``why`` is empty where it compiled."""
+    """What became of a job: ``why`` is empty where it compiled.
+
+    peak_bytes  most memory its process has held so far, this job or an earlier one
+    """
 
     number: int
     why: str
     seconds: float
     timed_out: bool = False
+    peak_bytes: int = 0
 
 
 def save_csr(csr: CSR, path: Path) -> None:
@@ -78,7 +83,8 @@ def build(job: Job) -> Built:
             pack(kernel, job.parcel)
     except Exception as e:
         why = f"{type(e).__name__}: {e}"[:1000]
-    return Built(job.number, why, time.perf_counter() - start)
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
+    return Built(job.number, why, time.perf_counter() - start, peak_bytes=peak)
 
 
 def main(fd: int) -> None:

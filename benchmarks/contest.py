@@ -125,6 +125,7 @@ def row(case: Case, W: SparseMatrix, ceilings: Ceilings, options: Options, kerne
         "choice": choose(problem, W.pattern_hash, facts).source,
         "config": {name: str(config) for name, (_, _, config) in ours.items()},
         "error_over_bound": errors,
+        "compile": kernels.cost(*ours["untuned"]),
         "us": {n: t.to_dict() for n, t in zip(contestants, timings, strict=True)},
     }
 

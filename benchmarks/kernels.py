@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from autotune import parcel
 from autotune.compile_pool import CompilePool
-from autotune.worker import Job, save_csr
+from autotune.worker import Built, Job, save_csr
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import BuildError
@@ -36,6 +36,7 @@ class Kernels:
         self.pool = CompilePool(os.cpu_count(), timeout_s=LONGEST_S)
         self.weights: dict[tuple[str, str], Path] = {}
         self.jobs: dict[Key, Job] = {}
+        self.built: dict[int, Built] = {}
 
     def order(self, W: SparseMatrix, problem: Problem, config: KernelConfig) -> None:
         """Have it compiled, once, unless the family compiles nothing."""
@@ -62,9 +63,18 @@ class Kernels:
             while waiting:
                 for built in self.pool.take(set(waiting), timeout_s=LONGEST_S):
                     job = waiting.pop(built.number)
+                    self.built[built.number] = built
                     if built.why:
                         raise BuildError(f"{job.problem} {job.config}: {built.why}")
                     progress.update()
+
+    def cost(self, W: SparseMatrix, problem: Problem, config: KernelConfig) -> dict[str, float]:
+        """Seconds of compiling it beside all others, and the most memory that its process held."""
+        job = self.jobs.get((W.pattern_hash, problem, config))
+        if job is None:
+            return {}
+        built = self.built[job.number]
+        return {"s": round(built.seconds, 2), "peak_mb": round(built.peak_bytes / 1e6)}
 
     def take(self, W: SparseMatrix, problem: Problem, config: KernelConfig) -> Kernel:
         """The kernel, compiled here and now if nobody ordered it."""
