@@ -52,7 +52,7 @@ def _performance(results: Path) -> str:
     return (
         f"### Products\n\n{_measured(spmm)}\n\n{report.summary(rows)}\n\n"
         "![speed-up per problem](../benchmarks/results/spmm.png)\n\n"
-        f"Tuning (`--budget quick`) over the untuned heuristic: {report.tuning_gain(rows)}. "
+        f"{_findings(rows)}"
         "Warming up the whole pruned ResNet-50, 54 weights, with 16 cores (`python -m autotune "
         f"warmup`; `benchmarks/results/warmup.txt`): {means}; {counts}; {throughput}.\n\n"
         f"Every problem, µs:\n\n{report.details(rows)}\n\n"
@@ -60,6 +60,18 @@ def _performance(results: Path) -> str:
         f"{host.table(calls['us'])}\n\n"
         f"### On a CPU\n\n{_cpu_sentence(_load(results / 'spmm-cpu.json'))}"
         + "".join(f"\n\n{text}" for s in SECTIONS if (text := s.text(results)))
+    )
+
+
+def _findings(rows: list[dict[str, Any]]) -> str:
+    return (
+        f"Tuning over the untuned choice: {report.tuning_gain(rows)}. "
+        "Problems at batch 32 that memory bounds, as a fraction of the bandwidth of a copy: "
+        f"{report.of_copy_bandwidth(rows)}. "
+        "Problems on which `spmm` in float32, and in float16, is faster than cuBLAS in float16: "
+        f"{report.half_against_half(rows)}. "
+        "Compiling the kernel of an untuned call, all cores busy: "
+        f"{report.compile_cost(rows)}. "
     )
 
 
@@ -85,8 +97,9 @@ def _measured(result: Result) -> str:
         f"Triton {facts['triton']}) by `python -m benchmarks spmm`: the 20 SpMM problems of the "
         "SparseRT paper with their published weights, float32, every result verified before it was "
         "timed, CUDA graphs, warm, one run. TF32 and fp16 are cuBLAS at lower precision, the other "
-        "columns compute in float32; *unrolled* and *gather* are each family's untuned default, "
-        f"**spmm** is what a call takes ({_tuned(result['rows'])})."
+        "columns compute in float32; *unrolled*, *gather* and *tf32x3* are each family's default, "
+        "*untuned* is what a call takes without a store, **spmm** what it takes here "
+        f"({_tuned(result['rows'])})."
     )
 
 

@@ -19,6 +19,8 @@ COLUMNS = {
     "max_autotune": "max-autotune fp32",
     "unrolled": "unrolled",
     "gather": "gather",
+    "tf32x3": "tf32x3",
+    "untuned": "untuned",
     "spmm": "**spmm**",
     "spmm_fp16": "**spmm fp16**",
 }
@@ -60,14 +62,48 @@ def summary(rows: list[Row]) -> str:
 
 
 def tuning_gain(rows: list[Row]) -> str:
-    """What tuned configurations gained over the heuristic's, where a row has one."""
+    """What tuned configurations gained over an untuned call's."""
     tuned = [r for r in rows if r["choice"] == "stored"]
     parts = []
     for (batch, sparsity), group in groups(tuned).items():
-        gains = [r["us"][r["heuristic"]]["us"] / r["us"]["spmm"]["us"] for r in group]
+        gains = [r["us"]["untuned"]["us"] / r["us"]["spmm"]["us"] for r in group]
         parts.append(
             f"{geometric_mean(gains):.2f} × (most {max(gains):.2f}) on {len(group)} problems at "
             f"{float(sparsity):.0%}, batch {batch}"
+        )
+    return "; ".join(parts)
+
+
+MEMORY_BOUND = (1, 2, 12, 13, 14)  # of the paper's problems, at batch 32
+
+
+def of_copy_bandwidth(rows: list[Row]) -> str:
+    """How near the problems that memory bounds come to a large copy, as least traffic over time."""
+    mine = [r for r in rows if r["batch"] == 32 and r["problem"] in MEMORY_BOUND]
+    reached = {(r["problem"], r["sparsity"]): r["copy_us"] / r["us"]["spmm"]["us"] for r in mine}
+    return ", ".join(
+        f"{problem} ({float(sparsity):.0%} zeros) {fraction:.0%}"
+        for (problem, sparsity), fraction in reached.items()
+    )
+
+
+def compile_cost(rows: list[Row]) -> str:
+    """Of the longest of the kernels that untuned calls take."""
+    costs = [r["compile"] for r in rows if r["compile"]]
+    seconds, peak = (max(c[name] for c in costs) for name in ("s", "peak_mb"))
+    return f"at most {seconds:.1f} s and {peak / 1000:.1f} GB of host memory"
+
+
+def half_against_half(rows: list[Row]) -> str:
+    """On how many problems a sparse call beats cuBLAS in float16, in float32 and in float16."""
+    parts = []
+    for (batch, sparsity), group in groups(rows).items():
+        fp32, fp16 = (
+            sum(r["us"][name]["us"] < r["us"]["cublas_fp16"]["us"] for r in group)
+            for name in ("spmm", "spmm_fp16")
+        )
+        parts.append(
+            f"batch {batch}, {float(sparsity):.0%} zeros: {fp32} and {fp16} of {len(group)}"
         )
     return "; ".join(parts)
 
