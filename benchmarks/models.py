@@ -24,11 +24,13 @@ from torch import nn
 import sparse_triton as st
 from autotune.budget import Budget
 from autotune.timing import interleaved, timer_for
+from benchmarks.compile_ahead import compile_ahead
 from benchmarks.dense_models import BASELINE, Forward, dense_calls, fold_batch_norms_, forward
+from benchmarks.kernel_times import kernel_times
 from benchmarks.networks import Network
 from sparse_triton.choose import choose
 from sparse_triton.device import Device
-from sparse_triton.executor import watching
+from sparse_triton.executor import Seen, watching
 from sparse_triton.nn import SparseModule
 
 Row = dict[str, Any]
@@ -39,10 +41,16 @@ EAGER_CALLS = {"cuda": 30, "cpu": 5}
 
 @dataclass(frozen=True)
 class Options:
-    """``budget`` of tuning each problem, None: untuned; ``compiled``: torch.compile too."""
+    """How to measure.
+
+    budget    of tuning each problem; None: untuned
+    compiled  torch.compile too
+    kernels   on a GPU also what each kernel of a pass takes, ours and dense float32
+    """
 
     budget: Budget | None
     compiled: bool = False
+    kernels: bool = False
 
 
 def measure(
@@ -56,21 +64,31 @@ def measure(
 
 def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
     """Every contestant on one input. Raises ``AssertionError`` if ours is too far from float64."""
-    device, before = x.device, _allocated(x.device)
+    device, before, clock = x.device, _allocated(x.device), _Clock()
     sparse = copy.deepcopy(dense)
     report = st.sparsify_(sparse, _config(options), example_inputs=x)
     fold_batch_norms_(sparse)  # of the layers that stay dense, as in the dense networks
+    clock.note("convert")
     tuning = _tune(sparse, x, options)
-    ran = choices(sparse, x)
+    seen = _seen(sparse, x)
+    ran = choices(sparse, seen, device)
+    clock.note("tune")
+    compile_ahead(seen, Device.of(device))
+    clock.note("compile")
     calls = {OURS: forward(sparse, x)}
     calls[OURS]()  # kernels pack their forms of the weights
+    clock.note("first pass")
     kept = _allocated(device) - before if device.type == "cuda" else state_bytes(sparse)
     weights = {OURS: kept, BASELINE: state_bytes(dense)}
     calls |= dense_calls(dense, x, options.compiled)
     errors = _errors(dense, x, calls)
+    clock.note("compare")
     if not errors[OURS] <= MAX_ERROR * errors[BASELINE]:
         raise AssertionError(f"{name}: error {errors[OURS]:.1e}, dense fp32 {errors[BASELINE]:.1e}")
     timings = interleaved([timer_for(c, device) for c in calls.values()], device.type)
+    names = (OURS, BASELINE) if options.kernels and device.type == "cuda" else ()
+    kernels = {name: kernel_times(calls[name]) for name in names}
+    clock.note("time")
     return {
         "network": name,
         "batch": len(x),
@@ -83,7 +101,21 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
         "file_bytes": _file_bytes(dense, sparse),
         "tuning": tuning,
         "choices": ran,
+        "kernels": kernels,
+        "seconds": clock.seconds,
     }
+
+
+class _Clock:
+    """How long each part of a measurement took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.monotonic()
+
+    def note(self, part: str) -> None:
+        before, self.last = self.last, time.monotonic()
+        self.seconds[part] = round(self.last - before, 1)
 
 
 def _config(options: Options) -> st.SparsifyConfig:
@@ -118,11 +150,16 @@ def _errors(dense: nn.Module, x: torch.Tensor, calls: dict[str, Forward]) -> dic
         }
 
 
-def choices(model: nn.Module, x: torch.Tensor) -> list[Row]:
-    """What each sparse layer runs on this input, and its times where it was tuned."""
+def _seen(model: nn.Module, x: torch.Tensor) -> Seen:
+    """Every product and convolution of one pass."""
     with torch.inference_mode(), watching() as seen:
         model(x)
-    facts = Device.of(x.device)
+    return seen
+
+
+def choices(model: nn.Module, seen: Seen, device: torch.device) -> list[Row]:
+    """What each sparse layer runs, and its times where it was tuned."""
+    facts = Device.of(device)
     names = {m.weight_id: n for n, m in model.named_modules() if isinstance(m, SparseModule)}
     found = []
     for W, problem in seen:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from autotune.budget import as_budget
-from benchmarks import models_report, report
+from benchmarks import kernel_times, models_report, report
 from benchmarks.models import Options, Row, measure
 from benchmarks.networks import NETWORKS
 from benchmarks.problems import data_folder
@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, help="measured configurations a problem, at most")
     parser.add_argument("--seconds", type=float, help="of tuning each problem, at most")
     parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes")
+    parser.add_argument("--kernels", action="store_true", help="what each kernel takes, on a GPU")
     parser.add_argument(
         "--json", type=Path, metavar="FILE",
         help="write the results there; what it holds of other networks on this machine stays",
@@ -46,6 +47,9 @@ def run(args: argparse.Namespace) -> None:
         for row in measure(network, batches, data, device, _options(args)):
             rows = _with(rows, row)
             print(models_report.latencies([row]), models_report.sizes([row]), "", sep="\n")
+            for contestant, kernels in row["kernels"].items():
+                print(contestant, kernel_times.table(kernels), "", sep="\n")
+            print(f"seconds: {row['seconds']}\n", flush=True)
             if args.json:
                 result = {"benchmark": "models", "environment": facts, "rows": rows}
                 report.write(args.json, result)
@@ -58,7 +62,7 @@ def _options(args: argparse.Namespace) -> Options:
     budget = None if args.budget == "off" else as_budget(args.budget, seconds=args.seconds)
     if budget is not None and args.trials is not None:
         budget = replace(budget, trials=args.trials)
-    return Options(budget, args.compile)
+    return Options(budget, args.compile, args.kernels)
 
 
 def _known(path: Path | None, facts: dict[str, str]) -> list[Row]:

@@ -18,7 +18,11 @@ Tensor = torch.Tensor
 
 
 class Call(NamedTuple):
-    """X [..., K, N], or token-major [..., K], in any strides."""
+    """X [..., K, N], or [..., K] with ``token_major``, in any strides.
+
+    feature_major  the memory format of Y [..., M] with ``token_major``: the values of a feature are
+                   adjacent, so that it is the row-major Y [M, N] in memory
+    """
 
     X: Tensor
     bias: Tensor | None
@@ -26,27 +30,31 @@ class Call(NamedTuple):
     activation: str | None
     token_major: bool
     accumulate: str = "float32"
+    feature_major: bool = False
 
     def key(self) -> tuple[Any, ...]:
         """Everything a launch depends on besides the weight."""
-        X, bias, residual, activation, token_major, accumulate = self
+        X, bias, residual, activation, token_major, accumulate, feature_major = self
         return (
             X.shape, X.stride(), X.dtype, X.device, X.data_ptr() % ALIGNMENT,
             None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.device),
             None if residual is None else form(residual),
-            activation, token_major, accumulate,
+            activation, token_major, accumulate, feature_major,
         )  # fmt: skip
 
     def check(self, w_shape: tuple[int, int]) -> None:
         """Raise the ``InputError`` of the first law the arguments break."""
-        check_call(w_shape, *self)
+        check_call(w_shape, *self[:-1])
 
     def problem(self, w_shape: tuple[int, int], nnz: int, w_dtype: str) -> SpmmProblem:
         """What is to be computed: leading dimensions are the batch, tokens are columns."""
         X = self.X
         x_layout: Layout = "row"
+        y_layout: Layout = "row"
         if self.token_major:
-            batch, N, x_layout = 1, math.prod(X.shape[:-1]), "column"
+            batch, N = 1, math.prod(X.shape[:-1])
+            x_layout = "row" if is_feature_major(X) else "column"
+            y_layout = "row" if self.feature_major and N > 1 else "column"
         else:
             batch, N = math.prod(X.shape[:-2]), X.shape[-1]
             if not X.is_contiguous() and X.mT.is_contiguous():
@@ -60,21 +68,23 @@ class Call(NamedTuple):
             x_dtype=str(X.dtype).removeprefix("torch."),
             w_dtype=w_dtype,
             x_layout=x_layout,
-            y_layout="column" if self.token_major else "row",
+            y_layout=y_layout,
             epilogue=Epilogue(self.bias is not None, self.residual is not None, self.activation),
             accumulate=self.accumulate,
         )
 
     def launcher(self, run: Run, M: int) -> Callable[[Call, Tensor | None], Tensor]:
         """The steps between a call of this form and its kernel, each only where it is needed."""
-        X, bias, residual, _, token_major, _ = self
-        shape = (*X.shape[:-1], M) if token_major else (*X.shape[:-2], M, X.shape[-1])
-        turned = not token_major and not X.is_contiguous() and X.mT.is_contiguous()
-        adapt_x = _adapter(X, turned)
-        adapt_residual = None if residual is None else _adapter(residual)
+        X, bias, residual, _, token_major, _, feature_major = self
+        adapt_x = _adapter(X, _view_of(X, token_major))
+        in_memory = features_first if feature_major else None
+        adapt_residual = None if residual is None else _adapter(residual, in_memory)
         adapt_bias = None if bias is None or bias.is_contiguous() else Tensor.contiguous
-        dtype, device = X.dtype, X.device
-        empty = functools.partial(torch.empty, shape, dtype=dtype, device=device)
+        shape = self.y_shape(M)
+        empty: Callable[..., Tensor] = functools.partial(torch.empty, shape)
+        if feature_major:
+            empty = functools.partial(torch.empty_strided, shape, _strides(shape))
+        empty = functools.partial(empty, dtype=X.dtype, device=X.device)
         nothing = math.prod(shape) == 0
 
         def launch(call: Call, out: Tensor | None) -> Tensor:
@@ -88,16 +98,52 @@ class Call(NamedTuple):
             direct = out is None or (out.is_contiguous() and out.data_ptr() % ALIGNMENT == 0)
             Y = out if out is not None and direct else empty()
             if not nothing:
-                run(X, Y, bias, residual)
+                run(X, Y if in_memory is None else in_memory(Y), bias, residual)
             return Y if out is None or direct else out.copy_(Y)
 
         return launch
 
+    def y_shape(self, M: int) -> tuple[int, ...]:
+        X = self.X
+        return (*X.shape[:-1], M) if self.token_major else (*X.shape[:-2], M, X.shape[-1])
 
-def _adapter(t: Tensor, mT: bool = False) -> Callable[[Tensor], Tensor] | None:
-    """What makes ``t`` dense and aligned; None where it is already."""
-    if mT:
-        return lambda t: aligned(t.mT.contiguous())
+    def fake_y(self, M: int) -> Tensor:
+        """A Y without values."""
+        shape = self.y_shape(M)
+        if self.feature_major:
+            return self.X.new_empty_strided(shape, _strides(shape))
+        return self.X.new_empty(shape)
+
+
+def is_feature_major(t: Tensor) -> bool:
+    """Whether the values of a feature of t [..., K] are adjacent, and those of a token are not."""
+    return t.ndim > 1 and not t.is_contiguous() and features_first(t).is_contiguous()
+
+
+def features_first(t: Tensor) -> Tensor:
+    """[..., K] as [K, ...]."""
+    return t.movedim(-1, 0)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a dense feature-major tensor [..., M]."""
+    *tokens, _ = shape
+    return *(math.prod(tokens[i + 1 :]) for i in range(len(tokens))), math.prod(tokens)
+
+
+def _view_of(X: Tensor, token_major: bool) -> Callable[[Tensor], Tensor] | None:
+    """What shows X in the order it has in memory, where that is a law of its own."""
+    if token_major:
+        return features_first if is_feature_major(X) else None
+    return (lambda t: t.mT) if not X.is_contiguous() and X.mT.is_contiguous() else None
+
+
+def _adapter(
+    t: Tensor, view: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Tensor], Tensor] | None:
+    """What makes ``t``, or a view of it, dense and aligned; None where it is already."""
+    if view is not None:
+        return lambda t: aligned(view(t).contiguous())
     if t.is_contiguous() and t.data_ptr() % ALIGNMENT == 0:
         return None
     return lambda t: aligned(t.contiguous())

@@ -27,12 +27,12 @@ _library = torch.library.Library("sparse_triton", "DEF")
 _OPTIONS = (
     "Tensor X, Tensor? bias, Tensor? residual, str? activation, bool token_major, bool transposed"
 )
-_SUMS = "str accumulate='float32'"
+_TAIL = "str accumulate='float32', bool feature_major=False"
 _library.define(
     f"spmm(Tensor row_offsets, Tensor column_indices, Tensor values, {_OPTIONS}, "
-    f"int M, int K, str weight_id, {_SUMS}) -> Tensor"
+    f"int M, int K, str weight_id, {_TAIL}) -> Tensor"
 )
-_library.define(f"spmm_dense(Tensor W, {_OPTIONS}, {_SUMS}) -> Tensor")
+_library.define(f"spmm_dense(Tensor W, {_OPTIONS}, {_TAIL}) -> Tensor")
 
 
 def spmm(
@@ -69,7 +69,7 @@ def spmm(
     tensor([[6.],
             [0.]])
     """
-    return _call(W, X, bias, residual, activation, False, accumulate, out)
+    return _call(W, X, bias, residual, activation, False, accumulate, False, out)
 
 
 def linear(
@@ -79,12 +79,22 @@ def linear(
     *,
     activation: str | None = None,
     accumulate: str = "float32",
+    feature_major: bool = False,
 ) -> Tensor:
     """``activation(X @ W.T + bias)`` for token-major X, as ``torch.nn.functional.linear``.
 
-    Shapes  X [..., K], W [M, K], bias [M], result [..., M]. Otherwise as ``spmm``.
+    Shapes  X [..., K], W [M, K], bias [M], result [..., M].
+    Memory  The result is contiguous; with ``feature_major`` the values of a feature are adjacent
+            instead of those of a token (strides, as ``channels_last`` has them). Kernels gather
+            from such an X at once, where the contiguous one is turned before; so a result that
+            goes into the next product alone had best be feature-major.
+    Otherwise as ``spmm``.
+
+    >>> import torch, sparse_triton as st
+    >>> st.linear(torch.ones(5, 2), torch.eye(2), feature_major=True).stride()
+    (1, 5)
     """
-    return _call(W, X, bias, None, activation, True, accumulate, None)
+    return _call(W, X, bias, None, activation, True, accumulate, feature_major, None)
 
 
 def _call(
@@ -95,6 +105,7 @@ def _call(
     activation: str | None,
     token_major: bool,
     accumulate: str,
+    feature_major: bool,
     out: Tensor | None,
 ) -> Tensor:
     if not isinstance(X, Tensor):
@@ -104,15 +115,16 @@ def _call(
     if not isinstance(W, SparseMatrix):
         if torch.compiler.is_compiling():
             y: Tensor = _spmm_dense_op(
-                W, X, bias, residual, activation, token_major, False, accumulate
+                W, X, bias, residual, activation, token_major, False, accumulate, feature_major
             )
             return y
         W = weights.as_matrix(W)
     if is_plain(X, bias, residual):
-        return execute(W, Call(X, bias, residual, activation, token_major, accumulate))
+        call = Call(X, bias, residual, activation, token_major, accumulate, feature_major)
+        return execute(W, call)
     Y: Tensor = _spmm_op(
         W.row_offsets, W.column_indices, W.values, X, bias, residual, activation, token_major,
-        False, W.shape[0], W.shape[1], W.weight_id, accumulate,
+        False, W.shape[0], W.shape[1], W.weight_id, accumulate, feature_major,
     )  # fmt: skip
     return Y
 
@@ -127,7 +139,8 @@ def _call_out(
     out: Tensor,
 ) -> Tensor:
     if torch.compiler.is_compiling():
-        return out.copy_(_call(W, X, bias, residual, activation, False, accumulate, None))
+        Y = _call(W, X, bias, residual, activation, False, accumulate, False, None)
+        return out.copy_(Y)
     needs_grad = (t for t in (X, bias, residual, out) if t is not None)
     if torch.is_grad_enabled() and any(t.requires_grad for t in needs_grad):
         raise InputError("out= does not record gradients; leave it out, or use torch.no_grad()")
@@ -147,45 +160,49 @@ def _run(
     row_offsets: Tensor, column_indices: Tensor, values: Tensor,
     X: Tensor, bias: Tensor | None, residual: Tensor | None,
     activation: str | None, token_major: bool, transposed: bool, M: int, K: int, weight_id: str,
-    accumulate: str = "float32",
+    accumulate: str = "float32", feature_major: bool = False,
 ) -> Tensor:  # fmt: skip
     W = weights.by_id(weight_id, row_offsets, column_indices, values, (M, K))
     W = W.transposed if transposed else W
-    return execute(W, Call(X, bias, residual, activation, token_major, accumulate))
+    return execute(W, Call(X, bias, residual, activation, token_major, accumulate, feature_major))
 
 
 def _run_dense(
     W: Tensor, X: Tensor, bias: Tensor | None, residual: Tensor | None,
     activation: str | None, token_major: bool, transposed: bool, accumulate: str = "float32",
+    feature_major: bool = False,
 ) -> Tensor:  # fmt: skip
     matrix = weights.as_matrix(W)
     matrix = matrix.transposed if transposed else matrix
-    return execute(matrix, Call(X, bias, residual, activation, token_major, accumulate))
+    call = Call(X, bias, residual, activation, token_major, accumulate, feature_major)
+    return execute(matrix, call)
 
 
 def _fake(
     row_offsets: Tensor, column_indices: Tensor, values: Tensor,
     X: Tensor, bias: Tensor | None, residual: Tensor | None,
     activation: str | None, token_major: bool, transposed: bool, M: int, K: int, weight_id: str,
-    accumulate: str = "float32",
+    accumulate: str = "float32", feature_major: bool = False,
 ) -> Tensor:  # fmt: skip
     w_shape = (K, M) if transposed else (M, K)
-    return _fake_y(w_shape, Call(X, bias, residual, activation, token_major, accumulate))
+    call = Call(X, bias, residual, activation, token_major, accumulate, feature_major)
+    return _fake_y(w_shape, call)
 
 
 def _fake_dense(
     W: Tensor, X: Tensor, bias: Tensor | None, residual: Tensor | None,
     activation: str | None, token_major: bool, transposed: bool, accumulate: str = "float32",
+    feature_major: bool = False,
 ) -> Tensor:  # fmt: skip
     M, K = W.shape
     w_shape = (K, M) if transposed else (M, K)
-    return _fake_y(w_shape, Call(X, bias, residual, activation, token_major, accumulate))
+    call = Call(X, bias, residual, activation, token_major, accumulate, feature_major)
+    return _fake_y(w_shape, call)
 
 
 def _fake_y(w_shape: tuple[int, int], call: Call) -> Tensor:
     call.check(w_shape)
-    M, X = w_shape[0], call.X
-    return X.new_empty((*X.shape[:-1], M) if call.token_major else (*X.shape[:-2], M, X.shape[-1]))
+    return call.fake_y(w_shape[0])
 
 
 # -- autograd ------------------------------------------------------------------------------------
@@ -194,7 +211,7 @@ def _fake_y(w_shape: tuple[int, int], call: Call) -> Tensor:
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keep the weight's parts and what the activation's slope needs: Y for relu, else inputs."""
     parts, rest = split_parts(inputs)
-    X, bias, residual, ctx.activation, ctx.token_major, ctx.transposed, *ctx.tail, _ = rest
+    X, bias, residual, ctx.activation, ctx.token_major, ctx.transposed, *ctx.tail, _, _ = rest
     ctx.has = (bias is not None, residual is not None)
     if ctx.activation == "relu":
         slope: tuple[Any, ...] = (output,)
@@ -228,7 +245,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         others = [d for d in range(grad.ndim) if d != m]
         grad_bias = grad.sum(others) if others else grad
     grad_residual = grad if ctx.has[1] else None
-    none = (None,) * (4 + len(ctx.tail))
+    none = (None,) * (5 + len(ctx.tail))
     return (*(None for _ in parts), grad_x, grad_bias, grad_residual, *none)
 
 

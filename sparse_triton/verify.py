@@ -137,7 +137,7 @@ def call_ratio(Y: Tensor, W: SparseMatrix, call: AnyCall, config: KernelConfig) 
     if isinstance(call, ConvCall):
         return worst_conv_ratio(Y, W, call, Gy=config.parts, roundings=stores)
     assert isinstance(problem, SpmmProblem)
-    X, bias, residual, activation, token_major, _ = call
+    X, bias, residual, activation, token_major, *_ = call
     halves = half_roundings(problem, config)
     return worst_ratio(
         Y, W, X, bias, residual, activation, token_major,

@@ -52,6 +52,6 @@ NETWORKS = {
             "transformer", transformer, (TOKENS, MODEL), (1,),
             "six encoder layers; published patterns, rows and columns shuffled for each layer",
         ),
-        Network("vgg19", vgg19, IMAGE, (1,), "every layer pruned at random"),
+        Network("vgg19", vgg19, IMAGE, (1, 32), "every layer pruned at random"),
     )
 }  # fmt: skip

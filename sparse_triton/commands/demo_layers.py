@@ -32,14 +32,14 @@ class Layer:
         return X.shape[0] if self.call.token_major else X.shape[1]
 
     def sparse(self) -> Tensor:
-        X, bias, residual, activation, token_major, _ = self.call
+        X, bias, residual, activation, token_major, *_ = self.call
         if token_major:
             return linear(X, self.W, bias, activation=activation)
         return spmm(self.W, X, bias=bias, residual=residual, activation=activation)
 
     def dense(self) -> Callable[[], Tensor]:
         """What one would write in PyTorch, for ReLU or no activation and no residual."""
-        W, (X, bias, _, activation, token_major, _) = self.W.to_dense(), self.call
+        W, (X, bias, _, activation, token_major, *_) = self.W.to_dense(), self.call
 
         def product() -> Tensor:
             Y = torch.nn.functional.linear(X, W, bias) if token_major else torch.mm(W, X)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +42,23 @@ def find_blocks(
     their forwards can be traced, and where the calls were counted.
     """
     shared = shared_modules(model)
+    blocks: dict[Module, Block] = {}
+    for module, graph, mine in own_graphs(model, wanted, untraced):
+        block = Block(module, graph)
+        rewritable = not why_not_rewritten(module) and module not in shared
+        for fusion in find_fusions(module, graph, mine.__contains__, shared):
+            if (rewritable or not fusion.in_code) and _as_traced(module, fusion, calls):
+                layer = module.get_submodule(fusion.layer)
+                block.fusions[layer] = fusion
+                blocks[layer] = block
+    return blocks
+
+
+def own_graphs(
+    model: Module, wanted: set[Module], untraced: dict[Module, str] | None = None
+) -> Iterator[tuple[Module, fx.Graph, set[Module]]]:
+    """Each module whose forward can be traced and has wanted layers below it: its graph, and which
+    of them it alone calls."""
     block_of = {
         layer: _caller(model, layer, name)
         for name, layer in model.named_modules()
@@ -55,17 +73,8 @@ def find_blocks(
             elif untraced is not None and module in block_of.values():
                 untraced[module] = graph
     alone = wanted - _reached(graphs, block_of)
-    blocks: dict[Module, Block] = {}
     for module, graph in graphs.items():
-        block = Block(module, graph)
-        rewritable = not why_not_rewritten(module) and module not in shared
-        mine = {layer for layer in alone if block_of[layer] is module}
-        for fusion in find_fusions(module, graph, mine.__contains__, shared):
-            if (rewritable or not fusion.in_code) and _as_traced(module, fusion, calls):
-                layer = module.get_submodule(fusion.layer)
-                block.fusions[layer] = fusion
-                blocks[layer] = block
-    return blocks
+        yield module, graph, {layer for layer in alone if block_of[layer] is module}
 
 
 def _caller(model: Module, layer: Module, name: str) -> Module:

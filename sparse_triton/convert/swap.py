@@ -10,6 +10,7 @@ import torch
 from sparse_triton.convert import transformer
 from sparse_triton.convert.blocks import Block, apply
 from sparse_triton.convert.config import SparsifyConfig
+from sparse_triton.convert.formats import choose_formats
 from sparse_triton.convert.guard import allow_save_pretrained, refuse_save_pretrained
 from sparse_triton.convert.origin import Absorbed, cast
 from sparse_triton.convert.plan import FilterFn, Step, plan
@@ -58,6 +59,7 @@ def sparsify_(
     planned = plan(_module(model), config or SparsifyConfig(), filter_fn, example_inputs)
     _apply(planned.steps)
     transformer.adapt(model)
+    choose_formats(model)
     if planned.steps:
         refuse_save_pretrained(model)
     return planned.report

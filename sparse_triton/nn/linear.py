@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 import sparse_triton.ops  # noqa: F401  registers the operator
@@ -18,6 +20,7 @@ class SparseLinear(SparseModule):
 
     Shapes  W [M, K]: a ``SparseMatrix``, or a dense or torch.sparse tensor; bias [M];
             X [..., K]; residual and the result [..., M].
+    Memory  the result is contiguous, or feature-major: see ``linear``.
     Error   ``sparse_triton.numerics.error_bound``, elementwise.
 
     >>> import torch
@@ -33,8 +36,10 @@ class SparseLinear(SparseModule):
         bias: Tensor | None = None,
         *,
         activation: str | None = None,
+        feature_major: bool = False,
     ) -> None:
         super().__init__(as_matrix(W), bias, activation)
+        self.feature_major = feature_major
 
     @property
     def out_features(self) -> int:
@@ -51,12 +56,18 @@ class SparseLinear(SparseModule):
         return self._run_with(X, residual, (*X.shape[:-1], self.matrix_shape[0]))
 
     def call(self, X: Tensor, residual: Tensor | None, activation: str | None) -> Call:
-        return Call(X, self.bias, residual, activation, True)
+        return Call(X, self.bias, residual, activation, True, feature_major=self.feature_major)
 
     def _traced(self, X: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
         M, K = self.matrix_shape
         Y: Tensor = torch.ops.sparse_triton.spmm.default(
             self.row_offsets, self.column_indices, self.values, X, self.bias, residual,
-            activation, True, False, M, K, self.weight_id,
+            activation, True, False, M, K, self.weight_id, "float32", self.feature_major,
         )  # fmt: skip
         return Y
+
+    def spec(self) -> dict[str, Any]:
+        return super().spec() | {"feature_major": self.feature_major}
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", feature-major" if self.feature_major else "")
