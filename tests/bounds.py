@@ -114,6 +114,10 @@ class Bounded(fx.Interpreter):
             alpha = kwargs.get("alpha", 1)
             size = a.abs() + ea + alpha * (b.abs() + eb)
             return a + alpha * b, ea + alpha * eb + self.G * size
+        if f in (operator.mul, torch.mul):
+            (a, ea), (b, eb) = args
+            spread = a.abs() * eb + b.abs() * ea + ea * eb
+            return a * b, spread + self.G * ((a * b).abs() + spread)
         v, e = args[0]
         if f in NAMES:
             how = kwargs.get("approximate", "none")

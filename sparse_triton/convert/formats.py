@@ -23,11 +23,12 @@ _JOINS = (operator.add, operator.mul, torch.add, torch.mul, "add", "mul")
 
 
 def choose_formats(model: Module) -> None:
-    """Set ``feature_major`` of every sparse Linear layer as far as forwards can be traced."""
-    layers = {m for m in model.modules() if isinstance(m, SparseLinear)} - shared_modules(model)
+    """Set ``feature_major`` of the converted Linear layers as far as forwards can be traced."""
+    found = {m for m in model.modules() if isinstance(m, SparseLinear) and m.origin is not None}
+    layers: set[Module] = found - shared_modules(model)
     if len(layers) < 2:
         return
-    for module, graph, own in own_graphs(model, set(layers)):
+    for module, graph, own in own_graphs(model, layers):
         for node in feature_major(module, graph, own):
             layer: Any = module.get_submodule(str(node.target))
             layer.feature_major = True
@@ -49,7 +50,7 @@ def feature_major(module: Module, graph: fx.Graph, layers: set[Module]) -> set[f
 def _stays(module: Module, node: fx.Node, found: set[fx.Node], calls: set[fx.Node]) -> bool:
     """Whether every reader takes the format, and what the node combines has it too."""
     readers = list(node.users)
-    read = all(user in found or (user in calls and user.args[:1] == (node,)) for user in readers)
+    read = all(u in found or (u in calls and node not in _residuals(u)) for u in readers)
     sources = node.all_input_nodes if node not in calls else list(_residuals(node))
     return bool(readers) and read and all(source in found for source in sources)
 

@@ -56,10 +56,12 @@ def sparsify_(
     >>> report.converted, report["0"].fused
     (('0',), ('relu',))
     """
-    planned = plan(_module(model), config or SparsifyConfig(), filter_fn, example_inputs)
+    config = config or SparsifyConfig()
+    planned = plan(_module(model), config, filter_fn, example_inputs)
     _apply(planned.steps)
     transformer.adapt(model)
-    choose_formats(model)
+    if config.fuse:
+        choose_formats(model)
     if planned.steps:
         refuse_save_pretrained(model)
     return planned.report

@@ -1,7 +1,8 @@
 """``torch.nn.TransformerEncoderLayer``: its fast path reads weights past their modules.
 
 The flags that allow it are lowered while a layer of it is sparse, and what follows its first layer,
-an activation kept as a plain function, becomes part of that layer's kernel.
+an activation kept as a plain function, becomes part of that layer's kernel. What the first layer
+hands to the second is feature-major, see ``formats``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def adapt(model: Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.TransformerEncoderLayer) and _sparse_inside(module):
             _set(module, "activation_relu_or_gelu", 0)
-            _fuse_activation(module)
+            if type(module)._ff_block is torch.nn.TransformerEncoderLayer._ff_block:
+                _fuse_activation(module)
+                _choose_format(module)
         if isinstance(module, torch.nn.TransformerEncoder) and _sparse_inside(module):
             _set(module, "use_nested_tensor", False)
 
@@ -42,6 +45,7 @@ def undo(model: Module) -> None:
             first = getattr(module, "linear1", None)
             if name == "activation" and isinstance(first, SparseLinear):
                 first.activation, first.fused = None, ()
+                first.feature_major = False
 
 
 def _sparse_inside(module: Module) -> bool:
@@ -55,10 +59,16 @@ def _set(module: Module, name: str, value: Any) -> None:
 
 def _fuse_activation(module: Any) -> None:
     first, activation = module.linear1, module.activation
-    own = type(module)._ff_block is torch.nn.TransformerEncoderLayer._ff_block
     name = None if isinstance(activation, Module) else activation_of(activation)
-    if not own or name is None or not isinstance(first, SparseLinear):
+    if name is None or not isinstance(first, SparseLinear):
         return
     if first.activation is None or ACTIVATION in first.fused:
         _set(module, "activation", as_it_is)
         first.activation, first.fused = name, (ACTIVATION,)
+
+
+def _choose_format(module: Any) -> None:
+    """Between the two layers are a dropout and an activation, done or not: they keep strides."""
+    keeps = module.activation is as_it_is or activation_of(module.activation) is not None
+    if keeps and isinstance(module.linear1, SparseLinear):
+        module.linear1.feature_major = isinstance(module.linear2, SparseLinear)
