@@ -15,7 +15,7 @@ class SparsifyConfig:
     min_sparsity    least share of zeros of a weight, in [0, 1]
     min_gain        least expected speed-up over dense, where the shapes are known (example inputs);
                     0: convert whatever is sparse enough, for ``warmup`` to decide
-    fuse            fold BatchNorm, absorb activation, residual and pool, and choose the memory format
+    fuse            fold BatchNorm, absorb activation, residual and pool, and choose memory formats
                     between Linear layers, where it can be traced
     between_groups  count the zeros between a convolution's groups too. A depthwise convolution is
                     sparse in that sense: worth it for what is fused, and where tuning finds a
