@@ -24,11 +24,14 @@ _JOINS = (operator.add, operator.mul, torch.add, torch.mul, "add", "mul")
 
 def choose_formats(model: Module) -> None:
     """Set ``feature_major`` of the converted Linear layers as far as forwards can be traced."""
-    found = {m for m in model.modules() if isinstance(m, SparseLinear) and m.origin is not None}
-    layers: set[Module] = found - shared_modules(model)
+    layers = {
+        module
+        for module in set(model.modules()) - shared_modules(model)
+        if isinstance(module, SparseLinear) and module.origin is not None
+    }
     if len(layers) < 2:
         return
-    for module, graph, own in own_graphs(model, layers):
+    for module, graph, own in own_graphs(model, set(layers)):
         for node in feature_major(module, graph, own):
             layer: Any = module.get_submodule(str(node.target))
             layer.feature_major = True
