@@ -24,6 +24,11 @@ FILLED_BY_OUTPUTS = 1_200_000
 
 # From here on dense tiles on tensor cores, at float32's accuracy, beat cuBLAS's float32 product.
 TENSOR_CORE_COLUMNS = 1536
+LONG_SUMS = 1_500_000_000  # multiplications of the dense product
+
+# Programs this short (non-zeros) pay for their fetching with fewer columns.
+SHORT_PROGRAMS = 2000
+SOME_COLUMNS = 2048
 
 MAX_GRID = 65535  # programs along the second and third axis of a CUDA grid
 
@@ -115,22 +120,37 @@ def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
     if bound_by_weight(problem) and problem.sparsity < 0.97:
         return ("dense",)
     columns = problem.N * problem.batch
-    if _in_16_bits(problem):  # dense is a matter of tensor cores
-        break_even = 0.8 if columns < 256 else 0.89 if columns < 1024 else 0.93
-        pays = problem.sparsity >= break_even and columns < MANY_COLUMNS
-        return (*_gathered(columns), "dense") if pays else ("dense",)
-    filled = problem.M * columns >= FILLED_BY_OUTPUTS
+    if _in_16_bits(problem):
+        return (*_gathered(columns), "dense") if _half_pays(problem) else ("dense",)
+    outputs = problem.M * columns
     few_enough = problem.nnz <= QUICKLY_COMPILED and problem.sparsity >= 0.75
-    if filled and few_enough and columns >= MANY_COLUMNS:
+    if few_enough and columns >= MANY_COLUMNS and outputs >= FILLED_BY_OUTPUTS:
         return ("unrolled", *_gathered(columns), "dense")
-    if filled and columns >= TENSOR_CORE_COLUMNS and _tensor_cores_pay(problem, device):
+    if problem.nnz <= SHORT_PROGRAMS and columns >= SOME_COLUMNS and problem.sparsity >= 0.87:
+        return ("unrolled", *_gathered(columns), "dense")
+    if columns >= TENSOR_CORE_COLUMNS and _tensor_cores_pay(problem, device):
         return ("tf32x3", "dense")
     return (*_gathered(columns), "dense") if problem.sparsity >= 0.6 else ("dense",)
 
 
 def _tensor_cores_pay(problem: SpmmProblem, device: Device) -> bool:
-    """Dense tiles at float32's accuracy; measured on sm_90 with row-major X."""
-    return device.arch >= 90 and problem.x_layout == "row" and problem.sparsity < 0.97
+    """Dense tiles at float32's accuracy; measured on sm_90 with row-major X. They take the time of
+    gather at 93 % zeros, or 97 % where X is large; a long K does with fewer outputs."""
+    columns = problem.N * problem.batch
+    outputs = problem.M * columns
+    filled = outputs >= FILLED_BY_OUTPUTS or outputs * problem.K >= LONG_SUMS
+    break_even = 0.97 if columns >= MANY_COLUMNS else 0.93
+    measured = device.arch >= 90 and problem.x_layout == "row"
+    return measured and filled and problem.sparsity < break_even
+
+
+def _half_pays(problem: SpmmProblem) -> bool:
+    """In 16 bits dense is a matter of tensor cores, which want rows of whole 16 bytes."""
+    columns = problem.N * problem.batch
+    if problem.N % 8 and problem.x_layout == "row":
+        return problem.sparsity >= 0.8 and columns < 1024
+    few = 250_000 if problem.sparsity >= 0.94 else 150_000
+    return problem.sparsity >= 0.89 and problem.M * columns <= few
 
 
 def _gathered(columns: int) -> tuple[str, ...]:

@@ -236,6 +236,13 @@ def test_heuristic_families() -> None:
         (512, 512, 256, 0.85, "float16", "dense"),  # 3.1; gather 3.6
         (1024, 512, 49, 0.9, "float16", "gather"),
         (512, 512, 8192, 0.9, "float16", "dense"),
+        (64, 256, 3136, 0.9, "float32", "unrolled"),  # 2.5; gather 3.0
+        (512, 2048, 1568, 0.9, "float32", "tf32x3"),  # 38; gather 60, cuBLAS 85
+        (2048, 512, 1568, 0.95, "float32", "gather"),  # 38; tf32x3 40
+        (512, 2048, 8192, 0.95, "float32", "tf32x3"),  # 137; gather 188
+        (2048, 512, 256, 0.9, "float16", "dense"),  # 3.6; gather 6.2
+        (512, 2048, 1568, 0.95, "float16", "dense"),  # 8.4; gather 21.7
+        (1024, 256, 196, 0.95, "float16", "gather"),  # 2.5; cuBLAS 5.4: rows are not aligned
     ],
 )
 def test_heuristic_takes_what_was_measured_fastest(

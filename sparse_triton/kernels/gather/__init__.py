@@ -55,7 +55,7 @@ class Gather(Family):
         """Fitted to measurements (``benchmarks/NOTES.md``): many loads in flight in few threads.
         Two of the widest loads a pair and lane where the tile is wide enough, as many pairs ahead
         as fill 64 registers, and lists so short that the device is filled once."""
-        vector = max(self.space(problem, device)["vector"])
+        vector = _vector(self.space(problem, device)["vector"], problem)
         lanes, repeat = _tile(ceil_div(problem.N, vector), problem.x_layout == "row")
         N_blocks = max(1, ceil_div(problem.N, lanes * vector * repeat))
         threads = problem.M * lanes * N_blocks * problem.batch
@@ -70,7 +70,8 @@ class Gather(Family):
             Gy *= 2
         words = max(1, vector * problem.x_itemsize // 4)
         pairs = next_power_of_two(ceil_div(problem.nnz, max(1, problem.M * Gy)))
-        prefetch = min(16, 64 // (words * repeat), pairs)
+        ahead = 16 if vector == 1 else 8
+        prefetch = min(ahead, 64 // (words * repeat), pairs)
         config = KernelConfig(
             "gather",
             M_blocks=max(1, ceil_div(problem.M, block_m)),
@@ -102,6 +103,19 @@ class Gather(Family):
                 partials = [_walk(packed.pairs[s : s + n], X) for s, n in lists]
                 Y[row] = np.sum(partials, axis=0, dtype=np.float32)
         return Y
+
+
+def _vector(widths: tuple[int, ...], problem: SpmmProblem) -> int:
+    """The widest load; half of it where the tiles then cover an eighth less."""
+    adjacent = problem.x_layout == "row"
+
+    def covered(vector: int) -> int:
+        lanes, repeat = _tile(ceil_div(problem.N, vector), adjacent)
+        return ceil_div(problem.N, lanes * vector * repeat) * lanes * vector * repeat
+
+    widest = max(widths)
+    narrower = widest // 2 in widths and 8 * covered(widest // 2) <= 7 * covered(widest)
+    return widest // 2 if narrower else widest
 
 
 def _tile(loads: int, adjacent: bool) -> tuple[int, int]:
