@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sparse_triton.errors import ConfigError
 
 RowBlocks = Literal["even_rows", "even_nnz", "sorted", "split"]
 Fastest = Literal["rows", "columns"]
+Format = Literal["gaps4", "gaps8", "columns16", "bitmap"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class KernelConfig:
                 "columns" (they share code or pairs)
     chunk       columns of a compressed weight written out at once for the tensor cores; 0: none,
                 and the other units multiply
-    gap_bits    of a compressed weight: bits for the distance between two non-zeros of a row
+    format      of a compressed weight: "gaps4", "gaps8" (bits for the distance between two
+                non-zeros of a row), "columns16" (16-bit column indices), "bitmap" (tensor cores)
 
     Families ignore what they do not name in their ``space``. Validity is one rule:
     ``family.why_not(problem, config, device)``.
@@ -52,7 +54,7 @@ class KernelConfig:
     sync_every: int = 0
     repeat: int = 1
     fastest: Fastest = "rows"
-    gap_bits: int = 4
+    format: Format = "gaps4"
     chunk: int = 0
 
     @property
@@ -63,7 +65,7 @@ class KernelConfig:
     @property
     def step(self) -> int:
         """Units of roundoff that one addition may lose: tensor cores truncate."""
-        return 2 if self.kernel == "decode" and self.chunk else 1
+        return 2 if self.kernel == "decode" and (self.chunk or self.format == "bitmap") else 1
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,7 +81,7 @@ class KernelConfig:
                 + (f"remove {unknown}" if unknown else "name the kernel")
             )
         for name, value in d.items():
-            want = str if name in ("kernel", "row_blocks", "fastest") else int
+            want = str if name in ("kernel", "row_blocks", "fastest", "format") else int
             if not isinstance(value, want) or isinstance(value, bool):
                 raise ConfigError(f"{name} must be {want.__name__}, got {value!r}")
         return KernelConfig(**d)
@@ -96,7 +98,7 @@ class KernelConfig:
 def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | None:
     """The laws every family shares: positive counts, a known way to cut rows."""
     counts = ("M_blocks", "N_blocks", "Gy", "K_blocks", "stack", "vector", "prefetch", "repeat")
-    for name in (*counts, "gap_bits"):
+    for name in counts:
         if getattr(config, name) < 1:
             return f"{name} must be at least 1, got {getattr(config, name)}"
     if config.spare < 0:
@@ -107,6 +109,8 @@ def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | N
         return f"chunk must be 0 (none) or positive, got {config.chunk}"
     if config.fastest not in ("rows", "columns"):
         return f'fastest must be "rows" or "columns", got {config.fastest!r}'
+    if config.format not in get_args(Format):
+        return f"format must be one of {get_args(Format)}, got {config.format!r}"
     if config.row_blocks not in row_blocks:
         return (
             f"row_blocks must be one of {row_blocks} for {config.kernel}, got {config.row_blocks!r}"

@@ -96,6 +96,7 @@ OPERATIONS: dict[str, Callable[..., int]] = {
     "shr": lambda a, b: a >> b,
     "and": lambda a, b: a & b,
     "prmt": _prmt,
+    "dp2a": lambda a, b, c: c + sum((a >> 16 * i & 0xFFFF) * (b >> 8 * i & 255) for i in range(2)),
     "dp4a": lambda a, b, c: c + sum((a >> 8 * i & 255) * (b >> 8 * i & 255) for i in range(4)),
 }
 

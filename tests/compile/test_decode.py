@@ -16,6 +16,7 @@ from tests.support import dense_weight, problem_for
 ARCHS = (80, 90, 100)
 SHARED = 99 * 1024
 WALK = {"M_blocks": 4, "Gy": 16, "row_blocks": "sorted"}
+BITMAP = WALK | {"format": "bitmap", "Gy": 8, "prefetch": 3}
 EXPAND = WALK | {"M_blocks": 8, "prefetch": 4, "chunk": 512}
 
 
@@ -29,7 +30,16 @@ def built(config: KernelConfig, arch: int, N: int, dtype: str, **options: object
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("fields", [WALK | {"prefetch": 4}, WALK | {"gap_bits": 8}, EXPAND])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        WALK | {"prefetch": 4},
+        WALK | {"format": "gaps8"},
+        WALK | {"format": "columns16"},
+        BITMAP,
+        EXPAND,
+    ],
+)
 @pytest.mark.parametrize("N", [1, 8])
 def test_no_spills(N: int, fields: dict[str, object], arch: int) -> None:
     config = KernelConfig("decode", **{"prefetch": 2} | fields)  # type: ignore[arg-type]
@@ -39,7 +49,7 @@ def test_no_spills(N: int, fields: dict[str, object], arch: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("layouts", ["row-row", "column-column"])
-@pytest.mark.parametrize("fields", [WALK | {"prefetch": 2}, EXPAND])
+@pytest.mark.parametrize("fields", [WALK | {"prefetch": 2}, EXPAND, BITMAP])
 @pytest.mark.parametrize("N", [3, 32])
 def test_dtypes_layouts_epilogues(
     N: int, fields: dict[str, object], layouts: str, dtype: str

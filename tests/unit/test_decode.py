@@ -18,7 +18,7 @@ from sparse_triton.kernels.decode.kernel import decode_source
 from sparse_triton.kernels.decode.limits import WalkShape
 from sparse_triton.kernels.decode.pack import Lists, entries_of, pack, starts
 from sparse_triton.kernels.decode.stage import Stage, Way, stage
-from sparse_triton.kernels.decode.steps import STEP, addresses
+from sparse_triton.kernels.decode.steps import STEP, addresses, skipped
 from sparse_triton.kernels.decode.walk import Walk, exchange
 from sparse_triton.partition import NO_ROW
 from sparse_triton.plan import default_config, plan_spmm, why_not
@@ -57,7 +57,7 @@ def unpacked(lists: Lists, shape: tuple[int, int], chunk: int) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("gap_bits", [4, 8])
+@pytest.mark.parametrize("gap_bits", [4, 8, 16])
 @pytest.mark.parametrize("chunk", [1000, 64, 100])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_lists_hold_each_entry_once(pattern: str, chunk: int, gap_bits: int) -> None:
@@ -68,7 +68,7 @@ def test_lists_hold_each_entry_once(pattern: str, chunk: int, gap_bits: int) -> 
     assert sorted(lists.rows[lists.rows != NO_ROW].tolist()) == list(range(45))
 
 
-@given(W=matrices(most=24, dtypes=HALVES), gap_bits=st.sampled_from([4, 8]))
+@given(W=matrices(most=24, dtypes=HALVES), gap_bits=st.sampled_from([4, 8, 16]))
 def test_any_pattern_survives(W: SparseMatrix, gap_bits: int) -> None:
     dtype = str(W.dtype).removeprefix("torch.")
     lists = pack(W.csr, 8, gap_bits, W.shape[1], dtype)
@@ -117,6 +117,17 @@ def test_addresses(gaps: list[int], gap_bits: int, column_bytes: int) -> None:
         at += (gap + 1) * column_bytes
         assert registers[f"a{j}"] + (j + 1) * column_bytes == at
     assert registers["at"] == at
+
+
+@pytest.mark.parametrize("column_bytes", [2, 8, 32])
+def test_addresses_of_columns(column_bytes: int) -> None:
+    columns = [0, 1, 65535, 3, 40_000, 2, 7, 65534]
+    words = {f"g{j}": columns[2 * j] | columns[2 * j + 1] << 16 for j in range(STEP // 2)}
+    thread = Thread(words | {"at": 1000}, {})
+    thread.run(list(addresses(16, column_bytes, 0)))
+    for j, column in enumerate(columns):
+        at = thread.registers[f"a{j}"] + skipped(16, column_bytes, j)
+        assert at == 1000 + column * column_bytes
 
 
 @pytest.mark.parametrize("vector", [1, 2, 4, 8, 16])
@@ -211,7 +222,12 @@ LAWS = [
     (problem(sparsity=1.0), {}, "nothing to multiply"),
     (problem(), {"Gy": 3}, "Gy must be a power of two"),
     (problem(), {"Gy": 64}, r"64 \* 32 threads must lie in"),
-    (problem(), {"gap_bits": 5}, "gap_bits must be 4 or 8"),
+    (problem(), {"format": "csr"}, "format must be one of"),
+    (problem(K=70_000), {"format": "columns16"}, "holds K up to 65536"),
+    (problem(), {"format": "bitmap", "Gy": 64}, "warps must be at most 32"),
+    (problem(), {"format": "bitmap", "prefetch": 1}, "prefetch must lie in 2"),
+    (problem(), {"format": "bitmap", "prefetch": 8}, "use a smaller prefetch"),
+    (problem(), {"format": "bitmap", "M_blocks": 512}, "a program takes 16, 32, 64, 128 rows"),
     (problem(), {"M_blocks": 1}, "a program takes 8, 16, 32 rows"),
     (problem(), {"prefetch": 64}, "registers"),
     (problem(N=8), {"Gy": 4}, "columns a thread"),

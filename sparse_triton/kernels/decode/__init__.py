@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two
+from sparse_triton.config import Format, KernelConfig, ceil_div, next_power_of_two
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
-from sparse_triton.kernels.decode.limits import BLOCK_ROWS, STATIC_SHARED_BYTES, decode_why_not
+from sparse_triton.kernels.decode.bitmap_pack import records_for, unpack_record
+from sparse_triton.kernels.decode.bitmap_program import STRIP, TILE_ROWS
+from sparse_triton.kernels.decode.limits import (
+    BITMAP_BLOCK_ROWS,
+    BLOCK_ROWS,
+    STATIC_SHARED_BYTES,
+    decode_why_not,
+)
 from sparse_triton.kernels.decode.pack import entries_of, lists_for
 from sparse_triton.kernels.family import Family, Space
 from sparse_triton.partition import NO_ROW
@@ -33,12 +40,14 @@ class Decode(Family):
 
     def space(self, problem: SpmmProblem, device: Device) -> Space:
         return {
-            "M_blocks": tuple(max(1, ceil_div(problem.M, m)) for m in BLOCK_ROWS),
+            "M_blocks": tuple(
+                max(1, ceil_div(problem.M, m)) for m in sorted({*BLOCK_ROWS, *BITMAP_BLOCK_ROWS})
+            ),
             "N_blocks": tuple(n for n in (1, 2, 4) if n <= problem.N),
             "Gy": (1, 2, 4, 8, 16, 32, 64, 128),
             "row_blocks": ("sorted",),
             "prefetch": (2, 3, 4, 6, 8),
-            "gap_bits": (4, 8),
+            "format": ("gaps4", "gaps8", "columns16", "bitmap"),
             "chunk": (0, 256, 512, 1024, 2048, 4096),
             "fastest": ("columns",) if problem.N > 1 else ("rows",),
         }
@@ -47,14 +56,14 @@ class Decode(Family):
         """Fitted to measurements (``benchmarks/NOTES.md``): walks for up to 4 columns, and for 8
         where few entries are left to gather X for; else tensor cores. 8-bit gaps where 4 bits
         would bridge one in six."""
-        gap_bits = 8 if problem.sparsity > 0.85 else 4
+        format: Format = "gaps8" if problem.sparsity > 0.85 else "gaps4"
         vector = next_power_of_two(problem.N)
         fits = 2 * problem.K * vector <= device.shared_bytes - STATIC_SHARED_BYTES
         can_expand = problem.x_dtype == problem.w_dtype and BLOCK_ROWS[0] < problem.M
         few = problem.sparsity >= (0.7 if 32 * device.cores >= problem.M else 0.8)
         if vector <= 4 or not can_expand or (vector == 8 and fits and few):
-            return _walk_config(problem, device, gap_bits)
-        return _expand_config(problem, device, gap_bits)
+            return _walk_config(problem, device, format)
+        return _expand_config(problem, device, format)
 
     def build(self, plan: Plan) -> Kernel:
         from sparse_triton.build import compile_kernel
@@ -63,6 +72,8 @@ class Decode(Family):
         return compile_kernel(decode_source(plan), plan.device.arch)
 
     def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        if plan.config.format == "bitmap":
+            return _bitmap_reference(plan, X)
         lists = lists_for(plan)
         Y = np.full((plan.problem.M, X.shape[1]), np.nan, dtype=np.float32)
         for (block, place), row in np.ndenumerate(lists.rows):
@@ -75,7 +86,7 @@ class Decode(Family):
         return Y
 
 
-def _walk_config(problem: SpmmProblem, device: Device, gap_bits: int) -> KernelConfig:
+def _walk_config(problem: SpmmProblem, device: Device, format: Format) -> KernelConfig:
     """32 rows, fewer where the device would be half empty; as many threads as let all programs run
     at once and as many steps ahead as they leave registers for."""
     block_m = 32
@@ -98,12 +109,12 @@ def _walk_config(problem: SpmmProblem, device: Device, gap_bits: int) -> KernelC
         Gy=threads // block_m,
         row_blocks="sorted",
         prefetch=prefetch,
-        gap_bits=gap_bits,
+        format=format,
         fastest="columns",
     )
 
 
-def _expand_config(problem: SpmmProblem, device: Device, gap_bits: int) -> KernelConfig:
+def _expand_config(problem: SpmmProblem, device: Device, format: Format) -> KernelConfig:
     """16 rows a program, 32 where programs are many anyway: X is read once for all of them. Threads
     and chunks so that a thread has two or three steps of a chunk."""
     if problem.N > 8:
@@ -120,10 +131,21 @@ def _expand_config(problem: SpmmProblem, device: Device, gap_bits: int) -> Kerne
         Gy=Gy,
         row_blocks="sorted",
         prefetch=prefetch,
-        gap_bits=gap_bits,
+        format=format,
         fastest="columns",
         chunk=chunk,
     )
+
+
+def _bitmap_reference(plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
+    K = plan.problem.K
+    records, strips = records_for(plan), ceil_div(K, STRIP)
+    Y = np.full((plan.problem.M, X.shape[1]), np.nan, dtype=np.float32)
+    for tile, rows in enumerate(records.rows.reshape(-1, TILE_ROWS)):
+        bits = np.hstack([unpack_record(records, tile, s, strips) for s in range(strips)])
+        there = rows != NO_ROW
+        Y[rows[there]] = (_float32(bits, plan.problem.w_dtype)[:, :K] @ X)[there]
+    return Y
 
 
 def _float32(bits: NDArray[np.int16], w_dtype: str) -> NDArray[np.float32]:

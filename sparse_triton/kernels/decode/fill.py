@@ -31,6 +31,7 @@ def fill(  # type: ignore[no-untyped-def]
     blocks, block_m = rows.shape
     chunks = (len(first_step) - 1) // blocks
     most = 1 << gap_bits
+    absolute = gap_bits == 16
     per_word = 32 // gap_bits
     for block in prange(blocks):
         for place in range(block_m):
@@ -51,8 +52,59 @@ def fill(  # type: ignore[no-untyped-def]
                     gap = min(most, column - before)
                     before += gap
                     slot = at % 8
-                    word = np.uint32(gap - 1) << np.uint32(slot % per_word * gap_bits)
+                    stored = column - base if absolute else gap - 1
+                    word = np.uint32(stored) << np.uint32(slot % per_word * gap_bits)
                     gaps[at // 8, place, slot // per_word] |= word
                     if before == column:
                         values[at // 8, place, slot] = bits[i]
                     at += 1
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def count_strips(row_offsets, column_indices, tiles, strips, width):  # type: ignore[no-untyped-def]
+    """[tiles, strips] entries of each record of ``width`` columns."""
+    out = np.zeros((len(tiles), strips), dtype=np.int64)
+    for tile in prange(len(tiles)):
+        for row in tiles[tile]:
+            if row >= 0:
+                for i in range(row_offsets[row], row_offsets[row + 1]):
+                    out[tile, column_indices[i] // width] += 1
+    return out
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def fill_records(  # type: ignore[no-untyped-def]
+    row_offsets, column_indices, bits, tiles, strips, first, words, halves
+):
+    """Write the records into ``words`` (zero before), which ``halves`` is another view of."""
+    for tile in prange(len(tiles)):
+        at = np.zeros(16, dtype=np.int64)
+        for r in range(16):
+            if tiles[tile, r] >= 0:
+                at[r] = row_offsets[tiles[tile, r]]
+        there = np.zeros(1024, dtype=np.bool_)
+        dense = np.zeros(1024, dtype=np.int16)
+        for strip in range(strips):
+            there[:] = False
+            for r in range(16):
+                row = tiles[tile, r]
+                if row < 0:
+                    continue
+                while at[r] < row_offsets[row + 1]:
+                    c = column_indices[at[r]] - 64 * strip
+                    if c >= 64:
+                        break
+                    lane = (r & 7) * 4 + ((c >> 3) & 3)
+                    register = ((c >> 1) & 1) * 4 + (r >> 3) * 2 + (c & 1)
+                    place = ((c >> 5) * 2 + ((c >> 2) & 1)) * 256 + lane * 8 + register
+                    there[place] = True
+                    dense[place] = bits[at[r]]
+                    at[r] += 1
+            start = first[tile * strips + strip]
+            to = start * 8 + 64
+            for place in range(1024):
+                if there[place]:
+                    bit = np.uint32((place & 3) * 8 + (place >> 8) * 2 + ((place >> 2) & 1))
+                    words[start * 4 + ((place >> 3) & 31)] |= np.uint32(1) << bit
+                    halves[to] = dense[place]
+                    to += 1

@@ -11,9 +11,10 @@ import triton.language as tl
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Asm, has_dependent_launch
+from sparse_triton.kernels.decode.bitmap_kernel import bitmap_source
 from sparse_triton.kernels.decode.expand import emit_expand
 from sparse_triton.kernels.decode.expand_program import Expand
-from sparse_triton.kernels.decode.limits import expand_shape, walk_shape
+from sparse_triton.kernels.decode.limits import INDEX_BITS, expand_shape, walk_shape
 from sparse_triton.kernels.decode.pack import lists_for, starts_for
 from sparse_triton.kernels.decode.stage import Way
 from sparse_triton.kernels.decode.walk import Walk, emit_walk
@@ -123,6 +124,8 @@ def decode_source(plan: Plan) -> KernelSource:
     Repeat   same plan, same input: same bits (no atomics).
     Raises   nothing: a plan that exists is legal, see ``plan_spmm``.
     """
+    if plan.config.format == "bitmap":
+        return bitmap_source(plan)
     return _expand_source(plan) if plan.config.chunk else _walk_source(plan)
 
 
@@ -132,7 +135,7 @@ def _walk_source(plan: Plan) -> KernelSource:
     shape = walk_shape(problem, config)
     asm = emit_walk(
         Walk(
-            K, problem.x_dtype, problem.w_dtype, shape, config.gap_bits, config.prefetch,
+            K, problem.x_dtype, problem.w_dtype, shape, INDEX_BITS[config.format], config.prefetch,
             _way(problem, shape.vector), has_dependent_launch(plan.device.arch),
         )
     )  # fmt: skip
@@ -140,7 +143,7 @@ def _walk_source(plan: Plan) -> KernelSource:
         "GY": config.Gy,
         "BLOCK_M": shape.block_m,
         "VECTOR": shape.vector,
-        "GAP_WORDS": config.gap_bits // 4,
+        "GAP_WORDS": INDEX_BITS[config.format] // 4,
     }
     tiles = ceil_div(N, shape.vector)
     return _source(plan, spmm_decode, constants, asm, tiles, shape.window_bytes(K))
@@ -159,7 +162,7 @@ def _expand_source(plan: Plan) -> KernelSource:
     shape = expand_shape(problem, config)
     asm = emit_expand(
         Expand(
-            problem.K, problem.w_dtype, shape, config.gap_bits, config.prefetch,
+            problem.K, problem.w_dtype, shape, INDEX_BITS[config.format], config.prefetch,
             problem.x_layout == "column" and problem.K % 8 == 0,
             has_dependent_launch(plan.device.arch),
         )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, next_power_of_two
 from sparse_triton.device import Device
+from sparse_triton.kernels.decode.bitmap_program import MAX_RECORD_BYTES, BitmapShape
 from sparse_triton.problem import SpmmProblem
 
 MAX_COLUMNS = 32  # of a problem: above, the weight's bytes no longer decide
@@ -13,6 +14,9 @@ MAX_VECTOR = 16
 MAX_THREADS = 1024
 MAX_NNZ = 2**30
 BLOCK_ROWS = (8, 16, 32)
+BITMAP_BLOCK_ROWS = (16, 32, 64, 128)
+MAX_STAGES = 8
+INDEX_BITS = {"gaps4": 4, "gaps8": 8, "columns16": 16}  # of a list's entry
 STEP_WORDS = 4  # registers of the values of a step
 REGISTERS_BESIDES = 26
 STATIC_SHARED_BYTES = 16  # see walk.py: the window's anchor
@@ -87,7 +91,21 @@ def expand_shape(problem: SpmmProblem, config: KernelConfig) -> ExpandShape:
     return ExpandShape(block_rows(problem, config), columns, config.Gy, config.chunk)
 
 
+def bitmap_shape(problem: SpmmProblem, config: KernelConfig) -> BitmapShape:
+    columns = max(8, next_power_of_two(ceil_div(problem.N, config.N_blocks)))
+    row_tiles = ceil_div(block_rows(problem, config), 16)
+    return BitmapShape(row_tiles, columns, config.Gy, config.prefetch)
+
+
 def decode_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+    if config.chunk and config.format not in ("gaps4", "gaps8"):
+        return f'chunk takes format="gaps4" or "gaps8", got {config.format!r}'
+    if config.format == "bitmap":
+        return (
+            counts_why_not(config, ("sorted",))
+            or _problem_why_not(problem, device)
+            or _bitmap_why_not(problem, config, device)
+        )
     return (
         counts_why_not(config, ("sorted",))
         or _problem_why_not(problem, device)
@@ -116,8 +134,8 @@ def _problem_why_not(problem: SpmmProblem, device: Device) -> str | None:
 def _program_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
     if config.Gy & (config.Gy - 1):
         return f"Gy must be a power of two, got {config.Gy}"
-    if config.gap_bits not in (4, 8):
-        return f"gap_bits must be 4 or 8, got {config.gap_bits}"
+    if config.format == "columns16" and problem.K > 2**16:
+        return f'format="columns16" holds K up to 65536, got {problem.K}; use "gaps4"'
     block_m = block_rows(problem, config)
     if block_m not in BLOCK_ROWS:
         return (
@@ -144,6 +162,36 @@ def _walk_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) ->
     return _registers_why_not(config, held, shape.threads, device) or _shared_why_not(
         shape.window_bytes(problem.K), device, f"{shape.vector} columns of K={problem.K}",
         "use more N_blocks",
+    )  # fmt: skip
+
+
+def _bitmap_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
+    shape = bitmap_shape(problem, config)
+    if problem.x_dtype != problem.w_dtype:
+        return (
+            f"tensor cores multiply equal dtypes, X is {problem.x_dtype}, W {problem.w_dtype}; "
+            'use format="gaps4"'
+        )
+    if device.arch < FIRST_ARCH_WITH_BFLOAT16_PRODUCT:
+        return f'format="bitmap" needs sm_80, {device.name} is sm_{device.arch}; use "gaps4"'
+    block_m = block_rows(problem, config)
+    if block_m not in BITMAP_BLOCK_ROWS:
+        return (
+            f"a program takes {', '.join(map(str, BITMAP_BLOCK_ROWS))} rows, M={problem.M} in "
+            f"M_blocks={config.M_blocks} are {block_m}; use M_blocks={ceil_div(problem.M, 32)}"
+        )
+    if config.Gy & (config.Gy - 1):
+        return f"Gy must be a power of two, got {config.Gy}"
+    if shape.threads > MAX_THREADS:
+        return (
+            f"Gy * row tiles = {config.Gy} * {shape.row_tiles} warps must be at most "
+            f"{MAX_THREADS // 32}; change Gy or M_blocks={config.M_blocks}"
+        )
+    if not 2 <= shape.stages <= MAX_STAGES:
+        return f"prefetch must lie in 2 ... {MAX_STAGES}, got {config.prefetch}"
+    return _shared_why_not(
+        shape.window_bytes(MAX_RECORD_BYTES), device, f"{shape.stages} records of {shape.warps} "
+        "warps", "use a smaller prefetch or Gy",
     )  # fmt: skip
 
 
@@ -174,7 +222,7 @@ def _expand_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) 
 
 
 def _registers_why_not(config: KernelConfig, held: int, threads: int, device: Device) -> str | None:
-    words = STEP_WORDS + config.gap_bits // 4
+    words = STEP_WORDS + INDEX_BITS[config.format] // 4
     needed = config.prefetch * words + held + REGISTERS_BESIDES
     budget = min(255, device.registers // threads)
     if needed <= budget:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_triton.config import ceil_div
-from sparse_triton.kernels.decode.limits import block_rows
+from sparse_triton.kernels.decode.limits import INDEX_BITS, block_rows
 from sparse_triton.kernels.decode.steps import STEP
 from sparse_triton.partition import NO_ROW, partition_rows
 from sparse_triton.pattern import CSR, Int32, Int64
@@ -32,7 +32,8 @@ class Lists:
     """Rows as lists of entries, in steps; one list for each K chunk, all of them equally wide.
 
     values      [steps, block_m, 8] int16: bits of the 16-bit values
-    gaps        [steps, block_m, gap_bits / 4] int32: gap - 1 of the eight entries, low bits first
+    gaps        [steps, block_m, gap_bits / 4] int32: gap - 1 of the eight entries, low bits first;
+                of 16 bits: their columns
     columns     [steps + 1, block_m] int16 or int32: column of the entry before each step, counted
                 from the first of the chunk; -1: none
     first_step  [blocks * chunks + 1] int32
@@ -55,10 +56,9 @@ def lists_for(plan: Plan) -> Lists:
     problem, config = plan.problem, plan.config
     block_m = block_rows(problem, config)
     chunk = config.chunk or problem.K
-    key = ("decode", block_m, config.gap_bits, chunk, problem.w_dtype)
-    return plan.csr.remember(
-        key, lambda: pack(plan.csr, block_m, config.gap_bits, chunk, problem.w_dtype)
-    )
+    bits = INDEX_BITS[config.format]
+    key = ("decode", block_m, bits, chunk, problem.w_dtype)
+    return plan.csr.remember(key, lambda: pack(plan.csr, block_m, bits, chunk, problem.w_dtype))
 
 
 def starts_for(plan: Plan) -> Columns:
@@ -116,6 +116,7 @@ def entries_of(lists: Lists, block: int, chunk: int, place: int) -> tuple[Int64,
     bits = 4 * words.shape[1]
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     gaps = (words[:, :, None] >> shifts) & np.uint32((1 << bits) - 1)
-    columns = np.cumsum(gaps.reshape(-1).astype(np.int64) + 1) - 1
+    stored = gaps.reshape(-1).astype(np.int64)
+    columns = stored if bits == 16 else np.cumsum(stored + 1) - 1
     values = lists.values[steps, place].reshape(-1)
     return columns[values != 0], values[values != 0]

@@ -1,8 +1,9 @@
-"""What both kernels of family ``decode`` do with a step: gaps to addresses, which entries are real.
+"""What the list kernels of family ``decode`` do with a step: indices to addresses, which are real.
 
 ``dp4a`` adds up gaps: with the multiplier m in its first j + 1 bytes, where m is the bytes of a
 column, it takes the four gaps of a word to the address of entry j in one instruction. Stored gaps
-are one less than the distance, so entry j lies another j + 1 columns further.
+are one less than the distance, so entry j lies another j + 1 columns further. 16-bit columns need
+no sum: ``dp2a`` takes one half of a word times m to an address.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ STEP = 8  # entries of a step
 
 
 def addresses(gap_bits: int, column_bytes: int, slot: int) -> Iterator[str]:
-    """``a0 ... a7``: addresses of the entries of a slot, less j + 1 columns; ``at`` moves on.
+    """``a0 ... a7``: addresses of the entries of a slot, less ``skipped``; ``at`` moves on.
 
     Needs the registers ``g`` (gaps of the slots), ``even, odd, both``.
     """
     m = column_bytes
+    if gap_bits == 16:
+        for j in range(STEP):
+            multiplier = m << 8 * (j % 2)
+            yield f"dp2a.lo.u32.u32 a{j}, g{4 * slot + j // 2}, {multiplier}, at;"
+        return
     if gap_bits == 8:
         for j in range(STEP):
             base = "at" if j < 4 else "a3"
@@ -33,6 +39,11 @@ def addresses(gap_bits: int, column_bytes: int, slot: int) -> Iterator[str]:
             base = f"a{2 * j - 1}" if j else "at"
             yield f"dp4a.u32.u32 a{2 * j}, even, {m << 8 * j}, {base};"
     yield f"add.u32 at, a{STEP - 1}, {STEP * m};"
+
+
+def skipped(gap_bits: int, column_bytes: int, j: int) -> int:
+    """Bytes from ``a<j>`` to the address of entry j."""
+    return 0 if gap_bits == 16 else (j + 1) * column_bytes
 
 
 def nonzero(dtype: str, word: str, j: int) -> str:

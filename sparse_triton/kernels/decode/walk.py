@@ -23,7 +23,7 @@ from sparse_triton.kernels.columns import (
 )
 from sparse_triton.kernels.decode.limits import STATIC_SHARED_BYTES, WalkShape
 from sparse_triton.kernels.decode.stage import Stage, Way, registers, stage
-from sparse_triton.kernels.decode.steps import STEP, addresses, nonzero
+from sparse_triton.kernels.decode.steps import STEP, addresses, nonzero, skipped
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ def emit_walk(walk: Walk) -> Asm:
             )
         ),
         "bar.sync 0;",
-        f"mad.lo.s32 at, {before}, {walk.column_bytes}, window;",
+        f"mad.lo.s32 at, {before}, {walk.column_bytes}, window;"
+        if walk.gap_bits < 16
+        else "mov.b32 at, window;",
         f"TRIP{UID}:",
         *(line for i in range(walk.depth) for line in _step(walk, i)),
         *_advance(walk),
@@ -139,7 +141,7 @@ def _fetch(walk: Walk, slot: int, ahead: int) -> Iterator[str]:
     if len(g) == 1:
         yield f"@have {stream}.b32 {g[0]}, [pg+{slot * gap_bytes}];"
     else:
-        yield f"@have {stream}.v2.b32 {{{', '.join(g)}}}, [pg+{slot * gap_bytes}];"
+        yield f"@have {stream}.v{len(g)}.b32 {{{', '.join(g)}}}, [pg+{slot * gap_bytes}];"
 
 
 def _advance(walk: Walk) -> Iterator[str]:
@@ -158,7 +160,8 @@ def _step(walk: Walk, slot: int) -> Iterator[str]:
             yield nonzero(walk.w_dtype, f"v{4 * slot + j // 2}", j)
         for j in range(first, first + half):
             for part in range(walk.loads):
-                address = f"a{j}+{part * 16 + (j + 1) * walk.column_bytes}"
+                offset = part * 16 + skipped(walk.gap_bits, walk.column_bytes, j)
+                address = f"a{j}+{offset}"
                 yield walk.load.load(walk.x_words(j, part), address, f"@there{j}", "shared")
         for j in range(first, first + half):
             yield from _multiply(walk, slot, j)

@@ -1,0 +1,96 @@
+"""The weight as a bitmap and values: records of 16 rows x 64 columns.
+
+A record is 128 bytes of bitmap, one 32-bit word a lane, and the values of the bits that are set, up
+to a multiple of 16 bytes. A lane has 8 elements of each of the record's 4 tiles, in the order of the
+registers of ``mma.m16n8k16``; values lie in the order (tile, lane, element). Four elements are one
+bit of each byte of the word: bit 8 i + q is element i of the q-th four, so that they come apart into
+bytes by a shift and a mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_triton.config import ceil_div
+from sparse_triton.kernels.decode.bitmap_program import RECORD_HEAD, STRIP, TILE_ROWS
+from sparse_triton.kernels.decode.limits import block_rows
+from sparse_triton.kernels.decode.pack import bits16
+from sparse_triton.partition import partition_rows
+from sparse_triton.pattern import CSR, Int32
+
+if TYPE_CHECKING:
+    from sparse_triton.plan import Plan
+
+UNIT = 16  # bytes that records are counted in
+PADDING = 2  # offsets read past the last record's end
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Records of each tile of 16 rows, along K.
+
+    words  [units * 4] int32: the records
+    first  [tiles * strips + 1 + padding] int32: where a record begins, in units of 16 bytes
+    rows   [blocks, block_m] int32: row at each place, -1: none
+    """
+
+    words: Int32
+    first: Int32
+    rows: Int32
+
+    @property
+    def stage_bytes(self) -> int:
+        """Room for the longest record, a multiple of 128 bytes."""
+        return ceil_div(int(np.diff(self.first).max()) * UNIT, 128) * 128
+
+
+def records_for(plan: Plan) -> Records:
+    block_m, w_dtype = block_rows(plan.problem, plan.config), plan.problem.w_dtype
+    key = ("decode bitmap", block_m, w_dtype)
+    return plan.csr.remember(key, lambda: pack_bitmap(plan.csr, block_m, w_dtype))
+
+
+def pack_bitmap(csr: CSR, block_m: int, w_dtype: str) -> Records:
+    from sparse_triton.kernels.decode.fill import count_strips, fill_records
+
+    rows = partition_rows(csr, block_m, "sorted").rows
+    strips = ceil_div(csr.shape[1], STRIP)
+    tiles = rows.reshape(-1, TILE_ROWS)
+    entries = count_strips(csr.row_offsets, csr.column_indices, tiles, strips, STRIP).reshape(-1)
+    units = RECORD_HEAD // UNIT + -(-2 * entries // UNIT)
+    first = np.concatenate(([0], np.cumsum(units)))
+    if first[-1] >= 2**31:
+        raise AssertionError("nnz is limited by why_not")
+    words = np.zeros(int(first[-1]) * UNIT // 4, dtype=np.int32)
+    fill_records(
+        csr.row_offsets, csr.column_indices, bits16(csr.values, w_dtype), tiles, strips, first,
+        words.view(np.uint32), words.view(np.int16),
+    )  # fmt: skip
+    first = np.concatenate((first, np.repeat(first[-1], PADDING)))
+    return Records(words, first.astype(np.int32), rows)
+
+
+def element_of(row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of (row, column) of a record in the order (tile, lane, element)."""
+    tile = column // 32 * 2 + column // 4 % 2
+    lane = row % 8 * 4 + column // 8 % 4
+    return tile * 256 + lane * 8 + column // 2 % 2 * 4 + row // 8 * 2 + column % 2
+
+
+def unpack_record(records: Records, tile: int, strip: int, strips: int) -> NDArray[np.int16]:
+    """[16, 64] bits of the values of a record, zero where none is stored: what the format means."""
+    at = tile * strips + strip
+    start = int(records.first[at]) * UNIT // 4
+    words = records.words[start : start + 32].view(np.uint32)
+    fours = words[None, :, None, None] >> np.arange(8, dtype=np.uint32).reshape(4, 1, 2, 1)
+    bits = fours >> np.arange(0, 32, 8, dtype=np.uint32) & 1
+    there = bits.reshape(-1).astype(bool)  # (tile, lane, element)
+    values = records.words.view(np.int16)[2 * start + RECORD_HEAD // 2 :]
+    out = np.zeros(TILE_ROWS * STRIP, dtype=np.int16)
+    out[there] = values[: int(there.sum())]
+    row, column = np.indices((TILE_ROWS, STRIP))
+    return out[element_of(row, column)]

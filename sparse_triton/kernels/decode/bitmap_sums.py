@@ -1,0 +1,144 @@
+"""The sums of a bitmap program: over its pieces of K, and again where one is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sparse_triton.kernels.columns import UID
+from sparse_triton.kernels.decode.bitmap_program import (
+    RECORD_HEAD,
+    STRIP,
+    TILE_ROWS,
+    TILES,
+    Bitmap,
+)
+
+
+def exchange(b: Bitmap, thread: str, outs: list[str]) -> Iterator[str]:
+    """Sums of the pieces, laid out [piece][row][column], added in piece order."""
+    columns, sums = b.shape.columns, b.shape.block_m * b.shape.columns
+    yield f"mad.lo.u32 o, piece, {b.shape.block_m}, g;"
+    yield f"mad.lo.u32 o, tile, {TILE_ROWS}, o;"
+    yield f"mad.lo.u32 o, o, {4 * columns}, window;"
+    yield "mad.lo.u32 o, t, 8, o;"
+    for n in range(b.n_tiles):
+        for half in range(2):
+            at = 4 * (8 * half * columns + 8 * n)
+            pair = f"acc{4 * n + 2 * half}, acc{4 * n + 2 * half + 1}"
+            yield f"st.shared.v2.f32 [o+{at}], {{{pair}}};"
+    yield "bar.sync 0;"
+    for j, out in enumerate(outs):
+        yield "mov.f32 sum, 0f00000000;"
+        yield f"add.u32 i, {thread}, {j * b.shape.threads};"
+        yield f"setp.ge.u32 done, i, {sums};"
+        yield f"@done bra SUMMED{j}{UID};"
+        yield "mad.lo.u32 o, i, 4, window;"
+        for piece in range(b.shape.Gy):
+            yield f"ld.shared.f32 f0, [o+{4 * sums * piece}];"
+            yield "add.rn.f32 sum, sum, f0;"
+        yield f"SUMMED{j}{UID}:"
+        yield f"mov.f32 {out}, sum;"
+
+
+def repair(
+    b: Bitmap, thread: str, outs: list[str], x: str, stride_k: str, stride_n: str, records: str,
+    first: str, columns: str,
+) -> Iterator[str]:  # fmt: skip
+    """A sum that is not finite is computed again from its records, stored weights alone."""
+    width = b.shape.columns
+    for j, out in enumerate(outs):
+        end = f"REPAIRED{j}{UID}"
+        yield f"testp.finite.f32 done, {out};"
+        yield f"@done bra {end};"
+        yield f"add.u32 i, {thread}, {j * b.shape.threads};"
+        yield f"and.b32 o, i, {width - 1};"
+        yield f"setp.ge.s32 done, o, {columns};"
+        yield f"@done bra {end};"
+        yield "cvt.u64.u32 px, o;"
+        yield f"mul.lo.s64 px, px, {stride_n};"
+        yield "shl.b64 px, px, 1;"
+        yield f"add.s64 px, px, {x};"
+        yield f"shr.u32 place, i, {width.bit_length() - 1};"
+        yield "shr.u32 tile, place, 4;"
+        yield f"mul.lo.u32 o, tile, {b.strips};"
+        yield f"mad.wide.u32 pf, o, 4, {first};"
+        yield "and.b32 g, place, 7;"
+        yield "shr.u32 piece, place, 2;"  # 2 for rows 8 to 15 of a tile: their first element
+        yield "and.b32 piece, piece, 2;"
+        yield "mov.f32 sum, 0f00000000;"
+        yield "mov.b32 strip, 0;"
+        yield f"RECORDS{j}{UID}:"
+        yield "ld.global.nc.b32 from, [pf];"
+        yield "add.s64 pf, pf, 4;"
+        yield f"mad.wide.u32 p, from, 16, {records};"
+        yield f"add.s64 q, p, {RECORD_HEAD};"
+        yield "mov.b32 entry, 0;"
+        yield f"LANES{j}{UID}:"  # entry = 32 * tile of the record + lane
+        yield "and.b32 o, entry, 31;"
+        yield "mad.wide.u32 r, o, 4, p;"
+        yield "ld.global.nc.b32 bits, [r];"
+        yield "shr.u32 w, entry, 5;"
+        yield "shl.b32 i, w, 1;"
+        yield "shr.u32 bits, bits, i;"
+        # bits 8 i and 8 i + 1 of four bytes, to bits i and i + 4
+        yield "shr.u32 run, bits, 1;"
+        for four in ("bits", "run"):
+            yield f"and.b32 {four}, {four}, 0x01010101;"
+            yield f"mul.lo.u32 {four}, {four}, 0x01020408;"
+            yield f"shr.u32 {four}, {four}, 24;"
+        yield "mad.lo.u32 bits, run, 16, bits;"
+        yield "shr.u32 t, o, 2;"
+        yield "setp.ne.u32 done, t, g;"
+        yield f"@done bra OTHERS{j}{UID};"
+        yield from _entries(b)
+        yield f"OTHERS{j}{UID}:"
+        yield "popc.b32 run, bits;"
+        yield "mad.wide.u32 q, run, 2, q;"
+        yield "add.u32 entry, entry, 1;"
+        yield f"setp.lt.u32 more, entry, {32 * TILES};"
+        yield f"@more bra LANES{j}{UID};"
+        yield "add.u32 strip, strip, 1;"
+        yield f"setp.lt.u32 more, strip, {b.strips};"
+        yield f"@more bra RECORDS{j}{UID};"
+        yield f"mov.f32 {out}, sum;"
+        yield f"{end}:"
+
+
+def _entries(b: Bitmap) -> Iterator[str]:
+    """A row's four elements among the eight of a lane: of ``bits``, their values from ``q`` on."""
+    # first column: 64 strip + 32 (tile / 2) + 8 (lane mod 4) + 4 (tile mod 2)
+    yield "and.b32 t, o, 3;"
+    yield f"mad.lo.u32 k, strip, {STRIP}, 0;"
+    yield "mad.lo.u32 k, t, 8, k;"
+    yield "shr.u32 i, w, 1;"
+    yield "mad.lo.u32 k, i, 32, k;"
+    yield "and.b32 i, w, 1;"
+    yield "mad.lo.u32 k, i, 4, k;"
+    for element in range(4):
+        column, at = element, 4 * (element // 2) + element % 2
+        yield f"add.u32 i, piece, {at};"
+        yield "mov.b32 w, 1;"
+        yield "shl.b32 w, w, i;"
+        yield "and.b32 o, bits, w;"
+        yield "setp.ne.u32 have, o, 0;"
+        yield "sub.u32 w, w, 1;"
+        yield "and.b32 w, w, bits;"
+        yield "popc.b32 w, w;"
+        yield "mad.wide.u32 r, w, 2, q;"
+        yield "@have ld.global.nc.b16 lo, [r];"
+        yield f"add.u32 o, k, {column};"
+        yield "cvt.u64.u32 r, o;"
+        yield "mad.lo.s64 r, r, sk, px;"
+        yield "@have ld.global.b16 hi, [r];"
+        yield from _float("f0", "lo", b.dtype)
+        yield from _float("f1", "hi", b.dtype)
+        yield "@have fma.rn.f32 sum, f0, f1, sum;"
+
+
+def _float(out: str, half: str, dtype: str) -> Iterator[str]:
+    if dtype == "float16":
+        yield f"cvt.f32.f16 {out}, {half};"
+    else:
+        yield f"cvt.u32.u16 o, {half};"
+        yield "shl.b32 o, o, 16;"
+        yield f"mov.b32 {out}, o;"
