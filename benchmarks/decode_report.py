@@ -16,7 +16,7 @@ def summary(rows: list[Row]) -> str:
     lines = [
         "| zeros | byte floor | "
         + " | ".join(f"N = {n}" for n in columns)
-        + " | bandwidth, N = 1 |",
+        + " | of read rate, N = 1 |",
         "| --- | --- |" + " --- |" * (len(columns) + 1),
     ]
     for sparsity in sorted({r["sparsity"] for r in rows}):
@@ -25,8 +25,8 @@ def summary(rows: list[Row]) -> str:
             f"{geometric_mean(r['speedup'] for r in mine if r['N'] == n):.2f}" for n in columns
         ]
         floor = geometric_mean(r["byte_floor"] for r in mine)
-        first = [r["bandwidth"] for r in mine if r["N"] == columns[0]]
-        cells.append(f"{min(first):.0%} – {max(first):.0%}")
+        first = [r["of_read_rate"] for r in mine if r["N"] == columns[0] and "of_read_rate" in r]
+        cells.append(f"{min(first):.0%} – {max(first):.0%}" if first else "–")
         lines.append(f"| {sparsity:.0%} | {floor:.2f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -34,15 +34,15 @@ def summary(rows: list[Row]) -> str:
 def details(rows: list[Row]) -> str:
     """One line a product."""
     lines = [
-        "| W | zeros | N | µs | dense µs | × | call | of copy rate | 2:4 µs | configuration |",
+        "| W | zeros | N | µs | dense µs | × | call | of read rate | 2:4 µs | configuration |",
         "|" + " --- |" * 10,
     ]
     for r in rows:
-        half = r["dense_us"].get("2:4 fp16")
+        half, share = r["dense_us"].get("2:4 fp16"), r.get("of_read_rate")
         lines.append(
             f"| {r['M']}·{r['K']} | {r['sparsity']:.0%} | {r['N']} | {r['us']:.1f} | "
             f"{r['dense_us'][r['dense']]:.1f} | {r['speedup']:.2f} | {r['dense']} | "
-            f"{r['bandwidth']:.0%} | {'–' if half is None else f'{half:.1f}'} | {r['config']} |"
+            f"{'–' if share is None else f'{share:.0%}'} | {'–' if half is None else f'{half:.1f}'} | {r['config']} |"
         )
     return "\n".join(lines)
 

@@ -154,7 +154,10 @@ def roundings(problem: Problem, config: KernelConfig) -> int:
         return 1
     if isinstance(problem, ConvProblem):
         return library_roundings(problem)
-    return 1 if problem.epilogue == Epilogue() else 2
+    epilogue = problem.epilogue
+    if epilogue.bias and epilogue.residual and epilogue.activation is not None:
+        return 3  # of bias + residual, with the product, after the activation
+    return 1 if epilogue == Epilogue() else 2
 
 
 def half_roundings(problem: SpmmProblem, config: KernelConfig) -> int:

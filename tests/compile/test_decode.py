@@ -16,7 +16,7 @@ from tests.support import dense_weight, problem_for
 ARCHS = (80, 90, 100)
 SHARED = 99 * 1024
 WALK = {"M_blocks": 4, "Gy": 16, "row_blocks": "sorted"}
-BITMAP = WALK | {"format": "bitmap", "Gy": 8, "prefetch": 3}
+BITMAP = WALK | {"format": "bitmap", "Gy": 4, "prefetch": 3}
 EXPAND = WALK | {"M_blocks": 8, "prefetch": 4, "chunk": 512}
 
 

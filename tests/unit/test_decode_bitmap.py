@@ -64,7 +64,6 @@ def test_any_pattern_survives(W: SparseMatrix) -> None:
 
 def product(W: SparseMatrix, X: np.ndarray, b: Bitmap) -> np.ndarray:
     """[block_m, columns] what the PTX of one program computes; X [N, K] token-major."""
-    assert not b.dependent_launch or True
     records = pack_bitmap(W.csr, b.shape.block_m, b.dtype)
     parts = [records.words, records.first, X]
     starts, at = [], 1024
@@ -115,7 +114,7 @@ def test_a_program_multiplies(
     X = torch.from_numpy(x).to(getattr(torch, dtype)).view(torch.int16).numpy()
     columns = max(8, 1 << (N - 1).bit_length())
     b = Bitmap(
-        K, dtype, BitmapShape(row_tiles, columns, Gy, stages), N == columns, K % 8 == 0, False
+        K, dtype, BitmapShape(row_tiles, columns, Gy, stages), columns == N, K % 8 == 0, False
     )
     assert np.array_equal(product(W, X, b), (w @ x.T).astype(np.float32))
 
