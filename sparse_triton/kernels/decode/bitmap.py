@@ -3,8 +3,8 @@
 A warp owns 16 rows and a piece of K. It copies records (16 rows x 64 columns: a bitmap and the
 values, see ``bitmap_pack``) into a ring of shared memory of its own, ``stages`` - 1 ahead, and
 needs no barrier with other warps before the sums. A lane's word of the bitmap has its 8 elements of
-each of the record's four tiles, in the order of the registers of ``mma.m16n8k16``; a tile's values
-lie in the order of lanes, so a scan over the lanes of how many each has tells where its own begin.
+each of the record's four tiles, four and four; the values of one such four of all lanes lie in the
+order of lanes, so a scan over the lanes of how many each has tells where its own begin.
 Which of the 64 columns a tile has is such that a lane's share of X is 16 adjacent bytes.
 
 Absent elements multiply as zeros, so Inf or NaN in X would spread through them. They then make
@@ -17,6 +17,8 @@ from collections.abc import Iterator
 
 from sparse_triton.kernels.columns import LAUNCH_DEPENDENTS, UID, WAIT_FOR_INPUTS, Asm, Operands
 from sparse_triton.kernels.decode.bitmap_program import (
+    FOURS,
+    GROUP,
     MAX_RECORD_BYTES,
     RECORD_HEAD,
     STRIP,
@@ -26,7 +28,6 @@ from sparse_triton.kernels.decode.bitmap_program import (
 from sparse_triton.kernels.decode.bitmap_sums import exchange, repair
 from sparse_triton.kernels.decode.limits import STATIC_SHARED_BYTES
 
-GROUP = 32  # columns of two tiles: a lane's 8 adjacent ones serve both
 COPY = 16 * 32  # bytes that a warp copies at once
 
 
@@ -78,7 +79,7 @@ def _declare(b: Bitmap) -> Iterator[str]:
     yield ".reg .b64 pf, px, p, q, r, token8, strip_x, sk;"
     yield ".reg .b32 window, lane, lane16, word, warp, tile, piece, t, g, k, o, w, i, c, tokens;"
     yield ".reg .b32 left, ahead, from, until, then, length, at, to, ring, end, bits;"
-    yield f".reg .b32 e, e31, c31, even, odd, base<{TILES}>, pos<4>, v<4>, a<4>;"
+    yield f".reg .b32 e<2>, own<2>, all<2>, base<{FOURS}>, pos<4>, v<4>, a<4>;"
     yield f".reg .b32 b<{8 * b.n_tiles}>, place, strip, entry, run;"
     yield f".reg .f32 acc<{4 * b.n_tiles}>, f0, f1, sum;"
     yield ".reg .b16 lo, hi;"
@@ -207,42 +208,36 @@ def _load_halves(b: Bitmap, u: int, n: int, words: list[str]) -> Iterator[str]:
 
 
 def _scan() -> Iterator[str]:
-    """``e``: in byte m, values of tile m that lower lanes have; ``base``: where a tile's begin."""
-    # Bits 2m and 2m + 1 of each byte are of tile m: add up, first in pairs, then over the bytes.
-    yield "and.b32 c, bits, 0x55555555;"
-    yield "shr.u32 w, bits, 1;"
-    yield "and.b32 w, w, 0x55555555;"
-    yield "add.u32 c, c, w;"
-    yield "and.b32 even, c, 0x33333333;"
-    yield "shr.u32 odd, c, 2;"
-    yield "and.b32 odd, odd, 0x33333333;"
-    yield "dp4a.u32.u32 even, even, 0x01010101, 0;"  # tile 0, and 16 times tile 2
-    yield "dp4a.u32.u32 odd, odd, 0x01010101, 0;"
-    yield "mad.lo.u32 w, odd, 256, even;"
-    yield "and.b32 c, w, 0x0f0f;"
-    yield "and.b32 w, w, 0xf0f0;"
-    yield "mad.lo.u32 c, w, 4096, c;"
-    # First one lane up, then inclusive: at most 31 * 8, which a byte holds.
-    yield "shfl.sync.up.b32 e|have, c, 1, 0, 0xffffffff;"
-    yield "@!have mov.b32 e, 0;"
-    for distance in (1, 2, 4, 8, 16):
-        yield f"shfl.sync.up.b32 w|have, e, {distance}, 0, 0xffffffff;"
-        yield "@have add.u32 e, e, w;"
-    yield "shfl.sync.idx.b32 e31, e, 31, 31, 0xffffffff;"
-    yield "shfl.sync.idx.b32 c31, c, 31, 31, 0xffffffff;"
+    """``e<h>``: in byte i, values of fours 4 h + i that lower lanes have; ``base<q>``: where the
+    values of the q-th fours begin."""
+    # Bit q of each byte is of the q-th four: added up over the bytes, two fours at a time.
+    for q in range(4):
+        yield f"shr.u32 w, bits, {q};" if q else "mov.b32 w, bits;"
+        yield "and.b32 w, w, 0x11111111;"
+        yield f"dp4a.u32.u32 {'w' if q else 'c'}, w, 0x01010101, 0;"
+        if q:
+            yield f"mad.lo.u32 c, w, {1 << 8 * q}, c;"
+    yield "shr.u32 w, c, 4;"
+    for half, counts in enumerate("cw"):
+        yield f"and.b32 own{half}, {counts}, 0x0f0f0f0f;"
+    for half in range(2):  # at most 32 * 4, which a byte holds
+        yield f"mov.b32 e{half}, own{half};"
+        for distance in (1, 2, 4, 8, 16):
+            yield f"shfl.sync.up.b32 w|have, e{half}, {distance}, 0, 0xffffffff;"
+            yield f"@have add.u32 e{half}, e{half}, w;"
+        yield f"shfl.sync.idx.b32 all{half}, e{half}, 31, 31, 0xffffffff;"
+        yield f"sub.u32 e{half}, e{half}, own{half};"
     yield f"add.u32 base0, at, {RECORD_HEAD};"
-    for m in range(TILES - 1):  # twice the last lane's, two bytes a value
-        yield f"dp4a.u32.u32 w, e31, {2 << 8 * m}, base{m};"
-        yield f"dp4a.u32.u32 base{m + 1}, c31, {2 << 8 * m}, w;"
+    for q in range(FOURS - 1):  # two bytes a value
+        yield f"dp4a.u32.u32 base{q + 1}, all{q // 4}, {2 << 8 * (q % 4)}, base{q};"
 
 
 def _tile(b: Bitmap, m: int) -> Iterator[str]:
     """Expand this lane's 8 elements of a tile and multiply."""
     if m == TILES // 2 and b.n_tiles > 2:
         yield from _load_x(b, 1)
-    yield f"dp4a.u32.u32 pos0, e, {2 << 8 * m}, base{m};"
-    for half in range(2):
-        yield from _four(m, half)
+    yield from _four(2 * m)
+    yield from _four(2 * m + 1)
     kind = "f16" if b.dtype == "float16" else "bf16"
     for n in range(b.n_tiles):
         acc = ", ".join(f"acc{4 * n + j}" for j in range(4))
@@ -253,19 +248,17 @@ def _tile(b: Bitmap, m: int) -> Iterator[str]:
         )
 
 
-def _four(m: int, half: int) -> Iterator[str]:
+def _four(q: int) -> Iterator[str]:
     """Four elements: where each one's value is if it has one, all loaded, absent ones made zero."""
-    shift = 2 * m + half
-    yield f"shr.u32 w, bits, {shift};"
+    yield f"dp4a.u32.u32 pos0, e{q // 4}, {2 << 8 * (q % 4)}, base{q};"
+    yield f"shr.u32 w, bits, {q};"
     yield "and.b32 w, w, 0x01010101;"
     for i in range(1, 4):
         yield f"dp4a.u32.u32 pos{i}, w, {0x02020202 >> 8 * (4 - i)}, pos0;"
     for i in range(4):
         yield f"ld.shared.u16 v{i}, [pos{i}];"
-    if half == 0:
-        yield "dp4a.u32.u32 pos0, w, 0x02020202, pos0;"
     # Selects bytes 0 and 1 of a value that is there, else 2 and 3, which are zero.
     yield "mad.lo.u32 w, w, 0xffffffde, 0x76327632;"
-    yield f"prmt.b32 a{2 * half}, v0, v1, w;"
+    yield f"prmt.b32 a{q % 2 * 2}, v0, v1, w;"
     yield "shr.u32 w, w, 16;"
-    yield f"prmt.b32 a{2 * half + 1}, v2, v3, w;"
+    yield f"prmt.b32 a{q % 2 * 2 + 1}, v2, v3, w;"

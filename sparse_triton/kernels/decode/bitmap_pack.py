@@ -1,10 +1,9 @@
 """The weight as a bitmap and values: records of 16 rows x 64 columns.
 
 A record is 128 bytes of bitmap, one 32-bit word a lane, and the values of the bits that are set, up
-to a multiple of 16 bytes. A lane has 8 elements of each of the record's 4 tiles, in the order of the
-registers of ``mma.m16n8k16``; values lie in the order (tile, lane, element). Four elements are one
-bit of each byte of the word: bit 8 i + q is element i of the q-th four, so that they come apart into
-bytes by a shift and a mask.
+to a multiple of 16 bytes. A lane has 8 elements of each of the record's 4 tiles, in the order of
+the registers of ``mma.m16n8k16``, four and four; values lie in the order (four, lane, element). Bit
+8 i + q of a word is element i of the q-th four: a shift and a mask take it apart into bytes.
 """
 
 from __future__ import annotations
@@ -75,10 +74,10 @@ def pack_bitmap(csr: CSR, block_m: int, w_dtype: str) -> Records:
 
 
 def element_of(row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Place of (row, column) of a record in the order (tile, lane, element)."""
-    tile = column // 32 * 2 + column // 4 % 2
+    """Place of (row, column) of a record in the order (four, lane, element)."""
+    four = column // 32 * 4 + column // 2 % 4
     lane = row % 8 * 4 + column // 8 % 4
-    return tile * 256 + lane * 8 + column // 2 % 2 * 4 + row // 8 * 2 + column % 2
+    return four * 128 + lane * 4 + row // 8 * 2 + column % 2
 
 
 def unpack_record(records: Records, tile: int, strip: int, strips: int) -> NDArray[np.int16]:
@@ -86,9 +85,9 @@ def unpack_record(records: Records, tile: int, strip: int, strips: int) -> NDArr
     at = tile * strips + strip
     start = int(records.first[at]) * UNIT // 4
     words = records.words[start : start + 32].view(np.uint32)
-    fours = words[None, :, None, None] >> np.arange(8, dtype=np.uint32).reshape(4, 1, 2, 1)
+    fours = words[None, :, None] >> np.arange(8, dtype=np.uint32).reshape(8, 1, 1)
     bits = fours >> np.arange(0, 32, 8, dtype=np.uint32) & 1
-    there = bits.reshape(-1).astype(bool)  # (tile, lane, element)
+    there = bits.reshape(-1).astype(bool)  # (four, lane, element)
     values = records.words.view(np.int16)[2 * start + RECORD_HEAD // 2 :]
     out = np.zeros(TILE_ROWS * STRIP, dtype=np.int16)
     out[there] = values[: int(there.sum())]

@@ -10,6 +10,8 @@ from sparse_triton.config import ceil_div
 TILE_ROWS = 16  # rows of a tensor-core instruction
 STRIP = 64  # columns of a record: four tensor-core instructions deep
 TILES = 4
+FOURS = 2 * TILES  # of a lane: its 8 elements of a tile, four and four
+GROUP = 32  # columns of two tiles: a lane's 8 adjacent ones serve both
 RECORD_HEAD = 128  # bytes of its bitmap: one word a lane
 MAX_RECORD_BYTES = RECORD_HEAD + 2 * TILE_ROWS * STRIP
 

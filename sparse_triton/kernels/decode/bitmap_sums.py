@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from sparse_triton.kernels.columns import UID
 from sparse_triton.kernels.decode.bitmap_program import (
+    FOURS,
+    GROUP,
     RECORD_HEAD,
-    STRIP,
     TILE_ROWS,
-    TILES,
     Bitmap,
 )
 
@@ -73,20 +73,15 @@ def repair(
         yield f"mad.wide.u32 p, from, 16, {records};"
         yield f"add.s64 q, p, {RECORD_HEAD};"
         yield "mov.b32 entry, 0;"
-        yield f"LANES{j}{UID}:"  # entry = 32 * tile of the record + lane
+        yield f"LANES{j}{UID}:"  # entry = 32 q + lane: the q-th four of that lane
         yield "and.b32 o, entry, 31;"
         yield "mad.wide.u32 r, o, 4, p;"
         yield "ld.global.nc.b32 bits, [r];"
         yield "shr.u32 w, entry, 5;"
-        yield "shl.b32 i, w, 1;"
-        yield "shr.u32 bits, bits, i;"
-        # bits 8 i and 8 i + 1 of four bytes, to bits i and i + 4
-        yield "shr.u32 run, bits, 1;"
-        for four in ("bits", "run"):
-            yield f"and.b32 {four}, {four}, 0x01010101;"
-            yield f"mul.lo.u32 {four}, {four}, 0x01020408;"
-            yield f"shr.u32 {four}, {four}, 24;"
-        yield "mad.lo.u32 bits, run, 16, bits;"
+        yield "shr.u32 bits, bits, w;"
+        yield "and.b32 bits, bits, 0x01010101;"
+        yield "mul.lo.u32 bits, bits, 0x01020408;"  # bit 8 i to bit 24 + i
+        yield "shr.u32 bits, bits, 24;"
         yield "shr.u32 t, o, 2;"
         yield "setp.ne.u32 done, t, g;"
         yield f"@done bra OTHERS{j}{UID};"
@@ -95,7 +90,7 @@ def repair(
         yield "popc.b32 run, bits;"
         yield "mad.wide.u32 q, run, 2, q;"
         yield "add.u32 entry, entry, 1;"
-        yield f"setp.lt.u32 more, entry, {32 * TILES};"
+        yield f"setp.lt.u32 more, entry, {32 * FOURS};"
         yield f"@more bra LANES{j}{UID};"
         yield "add.u32 strip, strip, 1;"
         yield f"setp.lt.u32 more, strip, {b.strips};"
@@ -105,18 +100,15 @@ def repair(
 
 
 def _entries(b: Bitmap) -> Iterator[str]:
-    """A row's four elements among the eight of a lane: of ``bits``, their values from ``q`` on."""
-    # first column: 64 strip + 32 (tile / 2) + 8 (lane mod 4) + 4 (tile mod 2)
+    """A row's two elements of a four: of ``bits``, their values from ``q`` on."""
     yield "and.b32 t, o, 3;"
-    yield f"mad.lo.u32 k, strip, {STRIP}, 0;"
-    yield "mad.lo.u32 k, t, 8, k;"
-    yield "shr.u32 i, w, 1;"
-    yield "mad.lo.u32 k, i, 32, k;"
-    yield "and.b32 i, w, 1;"
-    yield "mad.lo.u32 k, i, 4, k;"
-    for element in range(4):
-        column, at = element, 4 * (element // 2) + element % 2
-        yield f"add.u32 i, piece, {at};"
+    yield "shr.u32 i, w, 2;"
+    yield "mad.lo.u32 k, strip, 2, i;"
+    yield f"mad.lo.u32 k, k, {GROUP // 8}, t;"
+    yield "and.b32 w, w, 3;"
+    yield "mad.lo.u32 k, k, 4, w;"
+    for element in range(2):
+        yield f"add.u32 i, piece, {element};"
         yield "mov.b32 w, 1;"
         yield "shl.b32 w, w, i;"
         yield "and.b32 o, bits, w;"
@@ -126,7 +118,7 @@ def _entries(b: Bitmap) -> Iterator[str]:
         yield "popc.b32 w, w;"
         yield "mad.wide.u32 r, w, 2, q;"
         yield "@have ld.global.nc.b16 lo, [r];"
-        yield f"add.u32 o, k, {column};"
+        yield f"mad.lo.u32 o, k, 2, {element};"
         yield "cvt.u64.u32 r, o;"
         yield "mad.lo.s64 r, r, sk, px;"
         yield "@have ld.global.b16 hi, [r];"

@@ -95,8 +95,8 @@ def fill_records(  # type: ignore[no-untyped-def]
                     if c >= 64:
                         break
                     lane = (r & 7) * 4 + ((c >> 3) & 3)
-                    register = ((c >> 1) & 1) * 4 + (r >> 3) * 2 + (c & 1)
-                    place = ((c >> 5) * 2 + ((c >> 2) & 1)) * 256 + lane * 8 + register
+                    four = (c >> 5) * 4 + ((c >> 1) & 3)
+                    place = four * 128 + lane * 4 + (r >> 3) * 2 + (c & 1)
                     there[place] = True
                     dense[place] = bits[at[r]]
                     at[r] += 1
@@ -104,7 +104,7 @@ def fill_records(  # type: ignore[no-untyped-def]
             to = start * 8 + 64
             for place in range(1024):
                 if there[place]:
-                    bit = np.uint32((place & 3) * 8 + (place >> 8) * 2 + ((place >> 2) & 1))
-                    words[start * 4 + ((place >> 3) & 31)] |= np.uint32(1) << bit
+                    bit = np.uint32((place & 3) * 8 + (place >> 7))
+                    words[start * 4 + ((place >> 2) & 31)] |= np.uint32(1) << bit
                     halves[to] = dense[place]
                     to += 1
