@@ -227,7 +227,7 @@ LAWS = [
     (problem(), {"format": "bitmap", "Gy": 64}, "warps must be at most 32"),
     (problem(), {"format": "bitmap", "prefetch": 1}, "prefetch must lie in 2"),
     (problem(), {"format": "bitmap", "prefetch": 8}, "use a smaller prefetch"),
-    (problem(), {"format": "bitmap", "M_blocks": 512}, "a program takes 16, 32, 64, 128 rows"),
+    (problem(), {"format": "bitmap", "Gy": 8, "M_blocks": 1}, "a program takes 16, 32, 64 rows"),
     (problem(), {"M_blocks": 1}, "a program takes 8, 16, 32 rows"),
     (problem(), {"prefetch": 64}, "registers"),
     (problem(N=8), {"Gy": 4}, "columns a thread"),

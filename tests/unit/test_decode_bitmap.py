@@ -9,7 +9,7 @@ from hypothesis import given
 
 from sparse_triton import SparseMatrix
 from sparse_triton.kernels.decode.bitmap import emit_bitmap
-from sparse_triton.kernels.decode.bitmap_pack import Records, pack_bitmap, unpack_record
+from sparse_triton.kernels.decode.bitmap_pack import Records, pack_bitmap, unpack
 from sparse_triton.kernels.decode.bitmap_program import Bitmap, BitmapShape
 from sparse_triton.partition import NO_ROW
 from tests.ptx_block import Block
@@ -24,47 +24,47 @@ def half(pattern: str, M: int, K: int, density: float) -> SparseMatrix:
     return SparseMatrix.from_dense(dense_weight(pattern, M, K, density).half())
 
 
-def unpacked(records: Records, shape: tuple[int, int]) -> np.ndarray:
+def unpacked(records: Records, shape: BitmapShape, size: tuple[int, int]) -> np.ndarray:
     """[M, K] bits of the values."""
-    strips = -(-shape[1] // 64)
-    tiles = records.rows.reshape(-1, 16)
-    out = np.zeros((shape[0], 64 * strips), dtype=np.int16)
-    for tile, rows in enumerate(tiles):
-        for s in range(strips):
-            record = unpack_record(records, tile, s, strips)
-            assert (record[rows == NO_ROW] == 0).all()
-            out[rows[rows != NO_ROW], 64 * s : 64 * s + 64] = record[rows != NO_ROW]
-    assert (out[:, shape[1] :] == 0).all()
-    return out[:, : shape[1]]
+    strips = -(-size[1] // shape.width)
+    out = np.zeros((size[0], strips * shape.width), dtype=np.int16)
+    for unit, rows in enumerate(records.rows.reshape(-1, shape.rows)):
+        bits = unpack(records, shape, unit, strips)
+        assert (bits[rows == NO_ROW] == 0).all()
+        out[rows[rows != NO_ROW]] = bits[rows != NO_ROW]
+    assert (out[:, size[1] :] == 0).all()
+    return out[:, : size[1]]
 
 
 @pytest.mark.parametrize("density", DENSITIES)
-@pytest.mark.parametrize("block_m", [16, 64])
+@pytest.mark.parametrize("block_m", [16, 32, 64])
 def test_records_hold_each_entry_once(density: float, block_m: int) -> None:
-    W = half("random", 45, 333, density)
-    records = pack_bitmap(W.csr, block_m, "float16")
-    assert np.array_equal(unpacked(records, W.shape), W.to_dense().view(torch.int16).numpy())
-    entries = 8 * 6 * 3 * (block_m // 16 if block_m == 64 else 1)
-    assert len(records.words) * 4 <= 2 * W.nnz + 16 * (entries + 6 * 4)
+    W, shape = half("random", 45, 333, density), BitmapShape(block_m, 8, 1, 2)
+    records = pack_bitmap(W.csr, shape, "float16")
+    bits = W.to_dense().view(torch.int16).numpy()
+    assert np.array_equal(unpacked(records, shape, W.shape), bits)
+    count = len(records.first) - 3
+    assert records.words.nbytes <= 2 * W.nnz + count * (128 + 16)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_records_of_patterns(pattern: str) -> None:
-    W = half(pattern, 45, 333, 0.03)
-    records = pack_bitmap(W.csr, 32, "float16")
-    assert np.array_equal(unpacked(records, W.shape), W.to_dense().view(torch.int16).numpy())
+    W, shape = half(pattern, 45, 333, 0.03), BitmapShape(32, 8, 1, 2)
+    bits = W.to_dense().view(torch.int16).numpy()
+    assert np.array_equal(unpacked(pack_bitmap(W.csr, shape, "float16"), shape, W.shape), bits)
 
 
 @given(W=matrices(most=24, dtypes=(torch.float16, torch.bfloat16)))
 def test_any_pattern_survives(W: SparseMatrix) -> None:
-    records = pack_bitmap(W.csr, 16, str(W.dtype).removeprefix("torch."))
+    shape = BitmapShape(16, 8, 1, 2)
+    records = pack_bitmap(W.csr, shape, str(W.dtype).removeprefix("torch."))
     bits = W.to_dense().view(torch.int16).numpy()
-    assert np.array_equal(unpacked(records, W.shape), bits)
+    assert np.array_equal(unpacked(records, shape, W.shape), bits)
 
 
 def product(W: SparseMatrix, X: np.ndarray, b: Bitmap) -> np.ndarray:
     """[block_m, columns] what the PTX of one program computes; X [N, K] token-major."""
-    records = pack_bitmap(W.csr, b.shape.block_m, b.dtype)
+    records = pack_bitmap(W.csr, b.shape, b.dtype)
     parts = [records.words, records.first, X]
     starts, at = [], 1024
     for part in parts:
@@ -95,17 +95,18 @@ def product(W: SparseMatrix, X: np.ndarray, b: Bitmap) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
-    ("M", "K", "N", "row_tiles", "Gy", "stages", "density"),
+    ("M", "K", "N", "block_m", "Gy", "stages", "density"),
     [
-        (16, 256, 8, 1, 1, 2, 0.5),
-        (30, 328, 5, 2, 2, 3, 0.44),
-        (13, 136, 16, 1, 2, 4, 1.0),
-        (16, 64, 1, 1, 4, 3, 0.1),
-        (16, 77, 32, 1, 1, 3, 0.3),
+        (16, 256, 8, 16, 1, 2, 0.5),
+        (30, 328, 5, 32, 2, 3, 0.44),
+        (61, 96, 24, 64, 1, 3, 0.5),
+        (13, 136, 16, 16, 2, 4, 1.0),
+        (16, 64, 1, 16, 4, 3, 0.1),
+        (16, 77, 32, 16, 1, 3, 0.3),
     ],
 )
 def test_a_program_multiplies(
-    M: int, K: int, N: int, row_tiles: int, Gy: int, stages: int, density: float, dtype: str
+    M: int, K: int, N: int, block_m: int, Gy: int, stages: int, density: float, dtype: str
 ) -> None:
     rng = np.random.default_rng(K)
     w = rng.integers(-4, 5, (M, K)) * (rng.random((M, K)) < density)
@@ -114,7 +115,7 @@ def test_a_program_multiplies(
     X = torch.from_numpy(x).to(getattr(torch, dtype)).view(torch.int16).numpy()
     columns = max(8, 1 << (N - 1).bit_length())
     b = Bitmap(
-        K, dtype, BitmapShape(row_tiles, columns, Gy, stages), columns == N, K % 8 == 0, False
+        K, dtype, BitmapShape(block_m, columns, Gy, stages), columns == N, K % 8 == 0, False
     )
     assert np.array_equal(product(W, X, b), (w @ x.T).astype(np.float32))
 
@@ -126,7 +127,7 @@ def test_absent_elements_do_not_multiply(bad: float) -> None:
     x = rng.integers(-4, 5, (3, 192)).astype(np.float16)
     unused = ~(w != 0).any(axis=0)
     W = SparseMatrix.from_dense(torch.from_numpy(w).half())
-    b = Bitmap(192, "float16", BitmapShape(2, 8, 2, 3), False, True, False)
+    b = Bitmap(192, "float16", BitmapShape(32, 8, 2, 3), False, True, False)
     want = (w @ x.T.astype(np.float64)).astype(np.float32)
     x[1, unused] = bad
     assert np.array_equal(product(W, x.view(np.int16), b), want)

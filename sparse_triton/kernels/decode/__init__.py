@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from sparse_triton.config import Format, KernelConfig, ceil_div, next_power_of_two
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
-from sparse_triton.kernels.decode.bitmap_pack import records_for, unpack_record
-from sparse_triton.kernels.decode.bitmap_program import STRIP, TILE_ROWS
+from sparse_triton.kernels.decode.bitmap_pack import records_for, unpack
 from sparse_triton.kernels.decode.limits import (
     BITMAP_BLOCK_ROWS,
     BLOCK_ROWS,
     STATIC_SHARED_BYTES,
+    bitmap_shape,
     decode_why_not,
 )
 from sparse_triton.kernels.decode.pack import entries_of, lists_for
@@ -139,10 +139,11 @@ def _expand_config(problem: SpmmProblem, device: Device, format: Format) -> Kern
 
 def _bitmap_reference(plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
     K = plan.problem.K
-    records, strips = records_for(plan), ceil_div(K, STRIP)
+    records, shape = records_for(plan), bitmap_shape(plan.problem, plan.config)
+    strips = ceil_div(K, shape.width)
     Y = np.full((plan.problem.M, X.shape[1]), np.nan, dtype=np.float32)
-    for tile, rows in enumerate(records.rows.reshape(-1, TILE_ROWS)):
-        bits = np.hstack([unpack_record(records, tile, s, strips) for s in range(strips)])
+    for unit, rows in enumerate(records.rows.reshape(-1, shape.rows)):
+        bits = unpack(records, shape, unit, strips)
         there = rows != NO_ROW
         Y[rows[there]] = (_float32(bits, plan.problem.w_dtype)[:, :K] @ X)[there]
     return Y

@@ -1,11 +1,11 @@
 """Decode on tensor cores, in PTX: tiles of W are expanded from a bitmap and values in registers.
 
-A warp owns 16 rows and a piece of K. It copies records (16 rows x 64 columns: a bitmap and the
+A warp owns 16 or 32 rows and a piece of K. It copies records (1024 elements: a bitmap and the
 values, see ``bitmap_pack``) into a ring of shared memory of its own, ``stages`` - 1 ahead, and
 needs no barrier with other warps before the sums. A lane's word of the bitmap has its 8 elements of
 each of the record's four tiles, four and four; the values of one such four of all lanes lie in the
-order of lanes, so a scan over the lanes of how many each has tells where its own begin.
-Which of the 64 columns a tile has is such that a lane's share of X is 16 adjacent bytes.
+order of lanes, so a scan over the lanes of how many each has tells where its own begin. Which of
+the columns a tile has is such that a lane's share of X is 16 adjacent bytes.
 
 Absent elements multiply as zeros, so Inf or NaN in X would spread through them. They then make
 every sum of their column non-finite; such sums are computed again, entry by entry.
@@ -21,8 +21,6 @@ from sparse_triton.kernels.decode.bitmap_program import (
     GROUP,
     MAX_RECORD_BYTES,
     RECORD_HEAD,
-    STRIP,
-    TILES,
     Bitmap,
 )
 from sparse_triton.kernels.decode.bitmap_sums import exchange, repair
@@ -53,15 +51,15 @@ def emit_bitmap(b: Bitmap) -> Asm:
         f"@done bra MULTIPLIED{UID};",
         f"cp.async.wait_group {b.shape.stages - 2};",
         "bar.warp.sync 0xffffffff;",
-        *(line for u in range(2 if b.n_tiles <= 2 else 1) for line in _load_x(b, u)),
+        *(line for u in range(b.groups if b.n_tiles <= 2 else 1) for line in _load_x(b, u)),
         "add.u32 o, at, word;",
         "ld.shared.b32 bits, [o];",
         *_copy_next(b, stage),
         *_scan(),
-        *(line for m in range(TILES) for line in _tile(b, m)),
+        *(line for m in range(FOURS // 2) for line in _tile(b, m)),
         *_turn(b, "at", stage),
-        f"add.s64 px, px, {2 * STRIP};" if b.vector_x else "add.s64 px, px, strip_x;",
-        f"add.u32 k, k, {STRIP};" if b.K % STRIP else "",
+        f"add.s64 px, px, {2 * b.shape.width};" if b.vector_x else "add.s64 px, px, strip_x;",
+        f"add.u32 k, k, {b.shape.width};" if b.K % b.shape.width else "",
         "sub.s32 left, left, 1;",
         f"bra STRIP{UID};",
         f"MULTIPLIED{UID}:",
@@ -77,14 +75,14 @@ def _declare(b: Bitmap) -> Iterator[str]:
     """``b``: X; ``a``: a tile of W; ``pos``: of this lane's values; ``acc``: sums."""
     yield f".shared .align 16 .b8 anchor[{STATIC_SHARED_BYTES}];"
     yield ".reg .b64 pf, px, p, q, r, token8, strip_x, sk;"
-    yield ".reg .b32 window, lane, lane16, word, warp, tile, piece, t, g, k, o, w, i, c, tokens;"
+    yield ".reg .b32 window, lane, lane16, word, warp, unit, piece, t, g, k, o, w, i, c, tokens;"
     yield ".reg .b32 left, ahead, from, until, then, length, at, to, ring, end, bits;"
     yield f".reg .b32 e<2>, own<2>, all<2>, base<{FOURS}>, pos<4>, v<4>, a<4>;"
-    yield f".reg .b32 b<{8 * b.n_tiles}>, place, strip, entry, run;"
-    yield f".reg .f32 acc<{4 * b.n_tiles}>, f0, f1, sum;"
+    yield f".reg .b32 b<{4 * b.groups * b.n_tiles}>, place, strip, entry, run;"
+    yield f".reg .f32 acc<{4 * b.m_tiles * b.n_tiles}>, f0, f1, sum;"
     yield ".reg .b16 lo, hi;"
     yield f".reg .pred token<{b.n_tiles}>, have, done, more;"
-    yield from (f"mov.f32 acc{j}, 0f00000000;" for j in range(4 * b.n_tiles))
+    yield from (f"mov.f32 acc{j}, 0f00000000;" for j in range(4 * b.m_tiles * b.n_tiles))
 
 
 def _places(b: Bitmap, records: str, first: str, stage: str, thread: str) -> Iterator[str]:
@@ -98,15 +96,15 @@ def _places(b: Bitmap, records: str, first: str, stage: str, thread: str) -> Ite
     yield "and.b32 t, lane, 3;"
     yield "shr.u32 g, lane, 2;"
     yield f"shr.u32 warp, {thread}, 5;"
-    yield f"and.b32 tile, warp, {b.shape.row_tiles - 1};"
-    yield f"shr.u32 piece, warp, {b.shape.row_tiles.bit_length() - 1};"
+    yield f"and.b32 unit, warp, {b.shape.units - 1};"
+    yield f"shr.u32 piece, warp, {b.shape.units.bit_length() - 1};"
     yield f"mul.lo.u32 k, piece, {b.strips};"
     yield f"add.u32 left, k, {b.strips};"
     yield f"shr.u32 k, k, {log2};"
     yield f"shr.u32 left, left, {log2};"
     yield "sub.s32 left, left, k;"
     yield "mov.b32 ahead, left;"
-    yield f"mad.lo.u32 o, tile, {b.strips}, k;"
+    yield f"mad.lo.u32 o, unit, {b.strips}, k;"
     yield f"mad.wide.u32 pf, o, 4, {first};"
     yield "ld.global.nc.b32 from, [pf];"
     yield "ld.global.nc.b32 until, [pf+4];"
@@ -149,7 +147,7 @@ def _turn(b: Bitmap, pointer: str, stage: str) -> Iterator[str]:
 
 def _x_pointer(b: Bitmap, x: str, stride_k: str, stride_n: str, columns: str) -> Iterator[str]:
     """``px``: token g, columns 8 t of this warp's first strip; ``k``: that column."""
-    yield f"mul.lo.u32 k, k, {STRIP};"
+    yield f"mul.lo.u32 k, k, {b.shape.width};"
     yield "mad.lo.u32 k, t, 8, k;"
     yield f"shl.b64 sk, {stride_k}, 1;"
     yield "cvt.u64.u32 px, k;"
@@ -159,11 +157,11 @@ def _x_pointer(b: Bitmap, x: str, stride_k: str, stride_n: str, columns: str) ->
     yield "shl.b64 p, p, 1;"
     yield "add.s64 px, px, p;"
     yield f"shl.b64 token8, {stride_n}, 4;"  # bytes of 8 tokens
-    yield f"mul.lo.s64 strip_x, sk, {STRIP};"
+    yield f"mul.lo.s64 strip_x, sk, {b.shape.width};"
     yield f"sub.s32 tokens, {columns}, g;"  # real tokens from this lane's on
     for n in range(b.n_tiles):
         yield f"setp.gt.s32 token{n}, tokens, {8 * n};"
-    yield from (f"mov.b32 b{j}, 0;" for j in range(8 * b.n_tiles))
+    yield from (f"mov.b32 b{j}, 0;" for j in range(4 * b.groups * b.n_tiles))
 
 
 def _load_x(b: Bitmap, u: int) -> Iterator[str]:
@@ -174,7 +172,7 @@ def _load_x(b: Bitmap, u: int) -> Iterator[str]:
         yield f"mad.lo.s64 p, sk, {GROUP * u}, px;"
     for n in range(b.n_tiles):
         words = [f"b{4 * (u * b.n_tiles + n) + j}" for j in range(4)]
-        if b.K % STRIP:
+        if b.K % b.shape.width:
             yield from (f"mov.b32 {word}, 0;" for word in words)
         if b.vector_x:
             yield from _load_vector(b, u, n, words)
@@ -186,7 +184,7 @@ def _load_x(b: Bitmap, u: int) -> Iterator[str]:
 
 def _load_vector(b: Bitmap, u: int, n: int, words: list[str]) -> Iterator[str]:
     guard = "" if b.all_columns else f"@token{n} "
-    if b.K % STRIP:
+    if b.K % b.shape.width:
         yield f"setp.lt.and.s32 have, k, {b.K - GROUP * u}, token{n};"
         guard = "@have "
     yield f"{guard}ld.global.v4.b32 {{{', '.join(words)}}}, [p];"
@@ -234,14 +232,16 @@ def _scan() -> Iterator[str]:
 
 def _tile(b: Bitmap, m: int) -> Iterator[str]:
     """Expand this lane's 8 elements of a tile and multiply."""
-    if m == TILES // 2 and b.n_tiles > 2:
+    if m == 2 and b.groups == 2 and b.n_tiles > 2:
         yield from _load_x(b, 1)
     yield from _four(2 * m)
     yield from _four(2 * m + 1)
     kind = "f16" if b.dtype == "float16" else "bf16"
+    group, row_tile = (m // 2, 0) if b.groups == 2 else (0, m // 2)
     for n in range(b.n_tiles):
-        acc = ", ".join(f"acc{4 * n + j}" for j in range(4))
-        x = 4 * (m // 2 * b.n_tiles + n) + m % 2 * 2
+        first = 4 * (row_tile * b.n_tiles + n)
+        acc = ", ".join(f"acc{first + j}" for j in range(4))
+        x = 4 * (group * b.n_tiles + n) + m % 2 * 2
         yield (
             f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 {{{acc}}}, "
             f"{{a0, a1, a2, a3}}, {{b{x}, b{x + 1}}}, {{{acc}}};"
@@ -250,15 +250,16 @@ def _tile(b: Bitmap, m: int) -> Iterator[str]:
 
 def _four(q: int) -> Iterator[str]:
     """Four elements: where each one's value is if it has one, all loaded, absent ones made zero."""
+    one = 1 << q % 2  # what a set bit is after the shift
     yield f"dp4a.u32.u32 pos0, e{q // 4}, {2 << 8 * (q % 4)}, base{q};"
-    yield f"shr.u32 w, bits, {q};"
-    yield "and.b32 w, w, 0x01010101;"
+    yield f"shr.u32 w, bits, {q - q % 2};"
+    yield f"and.b32 w, w, {0x01010101 * one};"
     for i in range(1, 4):
-        yield f"dp4a.u32.u32 pos{i}, w, {0x02020202 >> 8 * (4 - i)}, pos0;"
+        yield f"dp4a.u32.u32 pos{i}, w, {0x02020202 // one >> 8 * (4 - i)}, pos0;"
     for i in range(4):
         yield f"ld.shared.u16 v{i}, [pos{i}];"
     # Selects bytes 0 and 1 of a value that is there, else 2 and 3, which are zero.
-    yield "mad.lo.u32 w, w, 0xffffffde, 0x76327632;"
+    yield f"mad.lo.u32 w, w, {2**32 - 0x22 // one}, 0x76327632;"
     yield f"prmt.b32 a{q % 2 * 2}, v0, v1, w;"
     yield "shr.u32 w, w, 16;"
     yield f"prmt.b32 a{q % 2 * 2 + 1}, v2, v3, w;"

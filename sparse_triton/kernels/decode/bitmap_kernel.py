@@ -78,7 +78,7 @@ def bitmap_source(plan: Plan) -> KernelSource:
             "THREADS": shape.threads,
             "BLOCK_M": shape.block_m,
             "COLUMNS": shape.columns,
-            "RECORDS": shape.row_tiles * program.strips,
+            "RECORDS": shape.units * program.strips,
             "OUTPUTS": shape.outputs,
             "COLUMNS_FASTEST": config.fastest == "columns",
             "ASM": asm.text,

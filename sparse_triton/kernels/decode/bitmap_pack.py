@@ -1,4 +1,4 @@
-"""The weight as a bitmap and values: records of 16 rows x 64 columns.
+"""The weight as a bitmap and values: records of 16 rows x 64 columns or 32 x 32.
 
 A record is 128 bytes of bitmap, one 32-bit word a lane, and the values of the bits that are set, up
 to a multiple of 16 bytes. A lane has 8 elements of each of the record's 4 tiles, in the order of
@@ -15,8 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_triton.config import ceil_div
-from sparse_triton.kernels.decode.bitmap_program import RECORD_HEAD, STRIP, TILE_ROWS
-from sparse_triton.kernels.decode.limits import block_rows
+from sparse_triton.kernels.decode.bitmap_program import (
+    RECORD_ELEMENTS,
+    RECORD_HEAD,
+    BitmapShape,
+)
+from sparse_triton.kernels.decode.limits import bitmap_shape
 from sparse_triton.kernels.decode.pack import bits16
 from sparse_triton.partition import partition_rows
 from sparse_triton.pattern import CSR, Int32
@@ -30,10 +34,10 @@ PADDING = 2  # offsets read past the last record's end
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Records of each tile of 16 rows, along K.
+    """Records along K of each unit of 16 or 32 rows.
 
-    words  [units * 4] int32: the records
-    first  [tiles * strips + 1 + padding] int32: where a record begins, in units of 16 bytes
+    words  [size * 4] int32: the records
+    first  [units * strips + 1 + padding] int32: where a record begins, in 16 bytes
     rows   [blocks, block_m] int32: row at each place, -1: none
     """
 
@@ -48,48 +52,53 @@ class Records:
 
 
 def records_for(plan: Plan) -> Records:
-    block_m, w_dtype = block_rows(plan.problem, plan.config), plan.problem.w_dtype
-    key = ("decode bitmap", block_m, w_dtype)
-    return plan.csr.remember(key, lambda: pack_bitmap(plan.csr, block_m, w_dtype))
+    shape, w_dtype = bitmap_shape(plan.problem, plan.config), plan.problem.w_dtype
+    key = ("decode bitmap", shape.block_m, w_dtype)
+    return plan.csr.remember(key, lambda: pack_bitmap(plan.csr, shape, w_dtype))
 
 
-def pack_bitmap(csr: CSR, block_m: int, w_dtype: str) -> Records:
+def pack_bitmap(csr: CSR, shape: BitmapShape, w_dtype: str) -> Records:
     from sparse_triton.kernels.decode.fill import count_strips, fill_records
 
-    rows = partition_rows(csr, block_m, "sorted").rows
-    strips = ceil_div(csr.shape[1], STRIP)
-    tiles = rows.reshape(-1, TILE_ROWS)
-    entries = count_strips(csr.row_offsets, csr.column_indices, tiles, strips, STRIP).reshape(-1)
-    units = RECORD_HEAD // UNIT + -(-2 * entries // UNIT)
-    first = np.concatenate(([0], np.cumsum(units)))
+    rows = partition_rows(csr, shape.block_m, "sorted").rows
+    strips = ceil_div(csr.shape[1], shape.width)
+    units = rows.reshape(-1, shape.rows)
+    offsets, columns = csr.row_offsets, csr.column_indices
+    entries = count_strips(offsets, columns, units, strips, shape.width).reshape(-1)
+    sizes = RECORD_HEAD // UNIT + -(-2 * entries // UNIT)
+    first = np.concatenate(([0], np.cumsum(sizes)))
     if first[-1] >= 2**31:
         raise AssertionError("nnz is limited by why_not")
     words = np.zeros(int(first[-1]) * UNIT // 4, dtype=np.int32)
     fill_records(
-        csr.row_offsets, csr.column_indices, bits16(csr.values, w_dtype), tiles, strips, first,
+        offsets, columns, bits16(csr.values, w_dtype), units, strips, first,
         words.view(np.uint32), words.view(np.int16),
     )  # fmt: skip
     first = np.concatenate((first, np.repeat(first[-1], PADDING)))
     return Records(words, first.astype(np.int32), rows)
 
 
-def element_of(row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
+def place_of(row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
     """Place of (row, column) of a record in the order (four, lane, element)."""
-    four = column // 32 * 4 + column // 2 % 4
+    four = (row // 16 + column // 32) * 4 + column // 2 % 4
     lane = row % 8 * 4 + column // 8 % 4
-    return four * 128 + lane * 4 + row // 8 * 2 + column % 2
+    return four * 128 + lane * 4 + row // 8 % 2 * 2 + column % 2
 
 
-def unpack_record(records: Records, tile: int, strip: int, strips: int) -> NDArray[np.int16]:
-    """[16, 64] bits of the values of a record, zero where none is stored: what the format means."""
-    at = tile * strips + strip
+def unpack(records: Records, shape: BitmapShape, unit: int, strips: int) -> NDArray[np.int16]:
+    """[rows, strips * width] bits of a unit's values, zero where none is stored: what the format
+    means."""
+    return np.hstack([_record(records, shape, unit * strips + s) for s in range(strips)])
+
+
+def _record(records: Records, shape: BitmapShape, at: int) -> NDArray[np.int16]:
     start = int(records.first[at]) * UNIT // 4
     words = records.words[start : start + 32].view(np.uint32)
     fours = words[None, :, None] >> np.arange(8, dtype=np.uint32).reshape(8, 1, 1)
     bits = fours >> np.arange(0, 32, 8, dtype=np.uint32) & 1
     there = bits.reshape(-1).astype(bool)  # (four, lane, element)
     values = records.words.view(np.int16)[2 * start + RECORD_HEAD // 2 :]
-    out = np.zeros(TILE_ROWS * STRIP, dtype=np.int16)
+    out = np.zeros(RECORD_ELEMENTS, dtype=np.int16)
     out[there] = values[: int(there.sum())]
-    row, column = np.indices((TILE_ROWS, STRIP))
-    return out[element_of(row, column)]
+    row, column = np.indices((shape.rows, shape.width))
+    return out[place_of(row, column)]

@@ -7,30 +7,43 @@ from typing import NamedTuple
 
 from sparse_triton.config import ceil_div
 
-TILE_ROWS = 16  # rows of a tensor-core instruction
-STRIP = 64  # columns of a record: four tensor-core instructions deep
-TILES = 4
-FOURS = 2 * TILES  # of a lane: its 8 elements of a tile, four and four
-GROUP = 32  # columns of two tiles: a lane's 8 adjacent ones serve both
+TILE_ROWS = 16  # rows of a tensor-core instruction; 16 columns deep
+GROUP = 32  # columns of two instructions: a lane's 8 adjacent ones serve both
+RECORD_ELEMENTS = 1024  # of four instructions
+FOURS = 8  # of a lane and record: its 8 elements of an instruction, four and four
 RECORD_HEAD = 128  # bytes of its bitmap: one word a lane
-MAX_RECORD_BYTES = RECORD_HEAD + 2 * TILE_ROWS * STRIP
+MAX_RECORD_BYTES = RECORD_HEAD + 2 * RECORD_ELEMENTS
 
 
 class BitmapShape(NamedTuple):
-    """A program: row tiles of 16, columns of X, pieces of K, records in flight; powers of two."""
+    """A program: rows, columns of X, pieces of K, records in flight; powers of two.
 
-    row_tiles: int
+    A warp owns 16 rows and reads records of 16 x 64, or 32 and reads records of 32 x 32: half the X.
+    """
+
+    block_m: int
     columns: int
     Gy: int
     stages: int
 
     @property
-    def block_m(self) -> int:
-        return TILE_ROWS * self.row_tiles
+    def rows(self) -> int:
+        """Of a warp."""
+        return min(self.block_m, 2 * TILE_ROWS)
+
+    @property
+    def width(self) -> int:
+        """Columns of a record."""
+        return RECORD_ELEMENTS // self.rows
+
+    @property
+    def units(self) -> int:
+        """Warps side by side along M."""
+        return self.block_m // self.rows
 
     @property
     def warps(self) -> int:
-        return self.row_tiles * self.Gy
+        return self.units * self.Gy
 
     @property
     def threads(self) -> int:
@@ -67,7 +80,17 @@ class Bitmap:
 
     @property
     def strips(self) -> int:
-        return ceil_div(self.K, STRIP)
+        return ceil_div(self.K, self.shape.width)
+
+    @property
+    def groups(self) -> int:
+        """Groups of columns of a record."""
+        return self.shape.width // GROUP
+
+    @property
+    def m_tiles(self) -> int:
+        """Tiles of a warp along M."""
+        return self.shape.rows // TILE_ROWS
 
     @property
     def n_tiles(self) -> int:

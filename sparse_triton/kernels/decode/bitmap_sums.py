@@ -18,14 +18,16 @@ def exchange(b: Bitmap, thread: str, outs: list[str]) -> Iterator[str]:
     """Sums of the pieces, laid out [piece][row][column], added in piece order."""
     columns, sums = b.shape.columns, b.shape.block_m * b.shape.columns
     yield f"mad.lo.u32 o, piece, {b.shape.block_m}, g;"
-    yield f"mad.lo.u32 o, tile, {TILE_ROWS}, o;"
+    yield f"mad.lo.u32 o, unit, {b.shape.rows}, o;"
     yield f"mad.lo.u32 o, o, {4 * columns}, window;"
     yield "mad.lo.u32 o, t, 8, o;"
-    for n in range(b.n_tiles):
-        for half in range(2):
-            at = 4 * (8 * half * columns + 8 * n)
-            pair = f"acc{4 * n + 2 * half}, acc{4 * n + 2 * half + 1}"
-            yield f"st.shared.v2.f32 [o+{at}], {{{pair}}};"
+    for m in range(b.m_tiles):
+        for n in range(b.n_tiles):
+            first = 4 * (m * b.n_tiles + n)
+            for half in range(2):
+                at = 4 * ((TILE_ROWS * m + 8 * half) * columns + 8 * n)
+                pair = f"acc{first + 2 * half}, acc{first + 2 * half + 1}"
+                yield f"st.shared.v2.f32 [o+{at}], {{{pair}}};"
     yield "bar.sync 0;"
     for j, out in enumerate(outs):
         yield "mov.f32 sum, 0f00000000;"
@@ -59,8 +61,8 @@ def repair(
         yield "shl.b64 px, px, 1;"
         yield f"add.s64 px, px, {x};"
         yield f"shr.u32 place, i, {width.bit_length() - 1};"
-        yield "shr.u32 tile, place, 4;"
-        yield f"mul.lo.u32 o, tile, {b.strips};"
+        yield f"shr.u32 unit, place, {b.shape.rows.bit_length() - 1};"
+        yield f"mul.lo.u32 o, unit, {b.strips};"
         yield f"mad.wide.u32 pf, o, 4, {first};"
         yield "and.b32 g, place, 7;"
         yield "shr.u32 piece, place, 2;"  # 2 for rows 8 to 15 of a tile: their first element
@@ -85,6 +87,12 @@ def repair(
         yield "shr.u32 t, o, 2;"
         yield "setp.ne.u32 done, t, g;"
         yield f"@done bra OTHERS{j}{UID};"
+        if b.m_tiles == 2:  # fours 4 to 7 are of rows 16 to 31
+            yield "shr.u32 i, w, 2;"
+            yield "shr.u32 t, place, 4;"
+            yield "and.b32 t, t, 1;"
+            yield "setp.ne.u32 done, t, i;"
+            yield f"@done bra OTHERS{j}{UID};"
         yield from _entries(b)
         yield f"OTHERS{j}{UID}:"
         yield "popc.b32 run, bits;"
@@ -102,8 +110,10 @@ def repair(
 def _entries(b: Bitmap) -> Iterator[str]:
     """A row's two elements of a four: of ``bits``, their values from ``q`` on."""
     yield "and.b32 t, o, 3;"
-    yield "shr.u32 i, w, 2;"
-    yield "mad.lo.u32 k, strip, 2, i;"
+    yield "mov.b32 k, strip;"
+    if b.groups == 2:
+        yield "shr.u32 i, w, 2;"
+        yield "mad.lo.u32 k, strip, 2, i;"
     yield f"mad.lo.u32 k, k, {GROUP // 8}, t;"
     yield "and.b32 w, w, 3;"
     yield "mad.lo.u32 k, k, 4, w;"

@@ -61,46 +61,48 @@ def fill(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def count_strips(row_offsets, column_indices, tiles, strips, width):  # type: ignore[no-untyped-def]
-    """[tiles, strips] entries of each record of ``width`` columns."""
-    out = np.zeros((len(tiles), strips), dtype=np.int64)
-    for tile in prange(len(tiles)):
-        for row in tiles[tile]:
+def count_strips(row_offsets, column_indices, units, strips, width):  # type: ignore[no-untyped-def]
+    """[units, strips] entries of each record of ``width`` columns."""
+    out = np.zeros((len(units), strips), dtype=np.int64)
+    for unit in prange(len(units)):
+        for row in units[unit]:
             if row >= 0:
                 for i in range(row_offsets[row], row_offsets[row + 1]):
-                    out[tile, column_indices[i] // width] += 1
+                    out[unit, column_indices[i] // width] += 1
     return out
 
 
 @njit(nogil=True, cache=True, parallel=True)
 def fill_records(  # type: ignore[no-untyped-def]
-    row_offsets, column_indices, bits, tiles, strips, first, words, halves
+    row_offsets, column_indices, bits, units, strips, first, words, halves
 ):
     """Write the records into ``words`` (zero before), which ``halves`` is another view of."""
-    for tile in prange(len(tiles)):
-        at = np.zeros(16, dtype=np.int64)
-        for r in range(16):
-            if tiles[tile, r] >= 0:
-                at[r] = row_offsets[tiles[tile, r]]
+    rows = units.shape[1]
+    width = 1024 // rows
+    for unit in prange(len(units)):
+        at = np.zeros(rows, dtype=np.int64)
+        for r in range(rows):
+            if units[unit, r] >= 0:
+                at[r] = row_offsets[units[unit, r]]
         there = np.zeros(1024, dtype=np.bool_)
         dense = np.zeros(1024, dtype=np.int16)
         for strip in range(strips):
             there[:] = False
-            for r in range(16):
-                row = tiles[tile, r]
+            for r in range(rows):
+                row = units[unit, r]
                 if row < 0:
                     continue
                 while at[r] < row_offsets[row + 1]:
-                    c = column_indices[at[r]] - 64 * strip
-                    if c >= 64:
+                    c = column_indices[at[r]] - width * strip
+                    if c >= width:
                         break
+                    four = ((r >> 4) + (c >> 5)) * 4 + ((c >> 1) & 3)
                     lane = (r & 7) * 4 + ((c >> 3) & 3)
-                    four = (c >> 5) * 4 + ((c >> 1) & 3)
-                    place = four * 128 + lane * 4 + (r >> 3) * 2 + (c & 1)
+                    place = four * 128 + lane * 4 + ((r >> 3) & 1) * 2 + (c & 1)
                     there[place] = True
                     dense[place] = bits[at[r]]
                     at[r] += 1
-            start = first[tile * strips + strip]
+            start = first[unit * strips + strip]
             to = start * 8 + 64
             for place in range(1024):
                 if there[place]:

@@ -14,7 +14,7 @@ MAX_VECTOR = 16
 MAX_THREADS = 1024
 MAX_NNZ = 2**30
 BLOCK_ROWS = (8, 16, 32)
-BITMAP_BLOCK_ROWS = (16, 32, 64, 128)
+BITMAP_BLOCK_ROWS = (16, 32, 64)
 MAX_STAGES = 8
 INDEX_BITS = {"gaps4": 4, "gaps8": 8, "columns16": 16}  # of a list's entry
 STEP_WORDS = 4  # registers of the values of a step
@@ -93,8 +93,8 @@ def expand_shape(problem: SpmmProblem, config: KernelConfig) -> ExpandShape:
 
 def bitmap_shape(problem: SpmmProblem, config: KernelConfig) -> BitmapShape:
     columns = max(8, next_power_of_two(ceil_div(problem.N, config.N_blocks)))
-    row_tiles = ceil_div(block_rows(problem, config), 16)
-    return BitmapShape(row_tiles, columns, config.Gy, config.prefetch)
+    block_m = max(BITMAP_BLOCK_ROWS[0], block_rows(problem, config))
+    return BitmapShape(block_m, columns, config.Gy, config.prefetch)
 
 
 def decode_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
@@ -184,7 +184,7 @@ def _bitmap_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) 
         return f"Gy must be a power of two, got {config.Gy}"
     if shape.threads > MAX_THREADS:
         return (
-            f"Gy * row tiles = {config.Gy} * {shape.row_tiles} warps must be at most "
+            f"Gy * units of rows = {config.Gy} * {shape.units} warps must be at most "
             f"{MAX_THREADS // 32}; change Gy or M_blocks={config.M_blocks}"
         )
     if not 2 <= shape.stages <= MAX_STAGES:
