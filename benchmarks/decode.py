@@ -94,7 +94,7 @@ def pruned(M: int, K: int, sparsity: float, device: torch.device, seed: int = 0)
 
 
 def _row(w: torch.Tensor, W: SparseMatrix, sparsity: float, N: int, rate: float) -> Row:
-    """Shape; µs of ours and of every dense call; bytes of the weight, and the rate they were read at
+    """Shape; µs of ours and of every dense call; bytes of the weight, and how fast they were read
     as a share of ``rate``."""
     M, K = W.shape
     X = torch.randn(N, K, device=w.device, dtype=torch.float16)

@@ -38,11 +38,12 @@ def details(rows: list[Row]) -> str:
         "|" + " --- |" * 10,
     ]
     for r in rows:
-        half, share = r["dense_us"].get("2:4 fp16"), r.get("of_read_rate")
+        half = r["dense_us"].get("2:4 fp16")
+        share = f"{r['of_read_rate']:.0%}" if "of_read_rate" in r else "–"
         lines.append(
             f"| {r['M']}·{r['K']} | {r['sparsity']:.0%} | {r['N']} | {r['us']:.1f} | "
             f"{r['dense_us'][r['dense']]:.1f} | {r['speedup']:.2f} | {r['dense']} | "
-            f"{'–' if share is None else f'{share:.0%}'} | {'–' if half is None else f'{half:.1f}'} | {r['config']} |"
+            f"{share} | {'–' if half is None else f'{half:.1f}'} | {r['config']} |"
         )
     return "\n".join(lines)
 

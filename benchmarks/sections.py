@@ -90,7 +90,8 @@ SECTIONS = (
     Section(
         "decode", "Few tokens: LLM layers at decode time",
         "Speed-up over the best dense 16-bit call, geometric mean over the shapes; weights rotated "
-        "so that they come from memory.", _decode,
+        "so that they come from memory. *Of read rate*: bytes of the compressed weight a second, "
+        "as a share of the rate at which `torch.sum` reads a GiB.", _decode,
     ),
     Section(
         "models", "Whole networks",

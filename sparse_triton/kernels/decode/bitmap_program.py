@@ -18,7 +18,7 @@ MAX_RECORD_BYTES = RECORD_HEAD + 2 * RECORD_ELEMENTS
 class BitmapShape(NamedTuple):
     """A program: rows, columns of X, pieces of K, records in flight; powers of two.
 
-    A warp owns 16 rows and reads records of 16 x 64, or 32 and reads records of 32 x 32: half the X.
+    A warp owns 16 rows and reads records of 16 x 64, or 32 and records of 32 x 32: half the X.
     """
 
     block_m: int
