@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import geometric_mean, groups
+from benchmarks.report import groups, means
 
 Row = dict[str, Any]
 BASELINE = "cudnn_fp32"
@@ -41,28 +41,16 @@ def _names(rows: list[Row]) -> list[str]:
 
 def summary(rows: list[Row]) -> str:
     """Geometric means of (cuDNN fp32 time / time); a VGG-19 shape counts as often as it occurs."""
-    names = [n for n in _names(rows) if n != BASELINE]
-    lines = [
-        "| geometric mean, × cuDNN fp32 | " + " | ".join(COLUMNS[n] for n in names) + " |",
-        "| --- |" + " --- |" * len(names),
-    ]
+    return means(_headed(rows), COLUMNS, BASELINE)
+
+
+def _headed(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
     for (batch, sparsity), group in groups(rows).items():
         for title, belongs in SETS.items():
             mine = [r for r in group if belongs(r)]
+            layers = sum(r["count"] for r in mine)
             if mine:
-                cells = [_mean(mine, name) for name in names]
-                layers = sum(r["count"] for r in mine)
-                head = f"{title}, batch {batch}, {float(sparsity):.0%} zeros, {layers} layers"
-                lines.append(f"| {head} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _mean(rows: list[Row], name: str) -> str:
-    ran = [r for r in rows if name in r["us"]]
-    if not ran:
-        return "–"
-    mean = f"{geometric_mean(speedup(r, name) for r in ran for _ in range(r['count'])):.2f}"
-    return mean if len(ran) == len(rows) else f"{mean} ({sum(r['count'] for r in ran)})"
+                yield f"{title}, batch {batch}, {float(sparsity):.0%} zeros, {layers} layers", mine
 
 
 def details(rows: list[Row]) -> str:

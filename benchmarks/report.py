@@ -45,20 +45,39 @@ def groups(rows: list[Row]) -> dict[tuple[int, str], list[Row]]:
 
 def summary(rows: list[Row]) -> str:
     """Geometric means of (cuBLAS fp32 time / time) over the problems each contestant ran."""
-    names = [n for n in COLUMNS if n != BASELINE and any(n in r["us"] for r in rows)]
+    headed = (
+        (f"batch {batch}, {float(sparsity):.0%} zeros, {len(group)} problems", group)
+        for (batch, sparsity), group in groups(rows).items()
+    )
+    return means(headed, COLUMNS, BASELINE)
+
+
+def means(headed: Iterable[tuple[str, list[Row]]], columns: dict[str, str], baseline: str) -> str:
+    """A line of geometric means of (baseline's time / time) for each group of rows; behind a mean
+    the number of rows that have the contestant, where not all do. A row with a ``count`` stands for
+    as many.
+    """
+    table = list(headed)
+    names = [
+        n for n in columns if n != baseline and any(n in r["us"] for _, rows in table for r in rows)
+    ]
+    head = f"| geometric mean, × {columns[baseline]} | "
     lines = [
-        "| geometric mean, × cuBLAS fp32 | " + " | ".join(COLUMNS[n] for n in names) + " |",
+        head + " | ".join(columns[n] for n in names) + " |",
         "| --- |" + " --- |" * len(names),
     ]
-    for (batch, sparsity), group in groups(rows).items():
-        cells = []
-        for name in names:
-            ran = [r for r in group if name in r["us"]]
-            mean = f"{geometric_mean(speedup(r, name) for r in ran):.2f}" if ran else "–"
-            cells.append(mean if len(ran) == len(group) or not ran else f"{mean} ({len(ran)})")
-        head = f"batch {batch}, {float(sparsity):.0%} zeros, {len(group)} problems"
-        lines.append(f"| {head} | " + " | ".join(cells) + " |")
+    for title, rows in table:
+        cells = (_mean(rows, name, baseline) for name in names)
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _mean(rows: list[Row], name: str, baseline: str) -> str:
+    ran = [r for r in rows for _ in range(r.get("count", 1)) if name in r["us"]]
+    if not ran:
+        return "–"
+    mean = f"{geometric_mean(r['us'][baseline]['us'] / r['us'][name]['us'] for r in ran):.2f}"
+    return mean if all(name in r["us"] for r in rows) else f"{mean} ({len(ran)})"
 
 
 def tuning_gain(rows: list[Row]) -> str:

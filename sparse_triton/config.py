@@ -32,6 +32,7 @@ class KernelConfig:
     sync_every  instructions between barriers that keep warps in lock step; 0: none
     fastest     what neighbouring programs differ in: "rows" (they share a column tile of X) or
                 "columns" (they share code or pairs)
+    window_kb   of a convolution: shared memory for what is staged at a time, in KB
     chunk       columns of a compressed weight written out at once for the tensor cores; 0: none,
                 and the other units multiply
     format      of a compressed weight: "gaps4", "gaps8" (bits for the distance between two
@@ -56,6 +57,7 @@ class KernelConfig:
     fastest: Fastest = "rows"
     format: Format = "gaps4"
     chunk: int = 0
+    window_kb: int = 48
 
     @property
     def parts(self) -> int:
@@ -98,7 +100,7 @@ class KernelConfig:
 def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | None:
     """The laws every family shares: positive counts, a known way to cut rows."""
     counts = ("M_blocks", "N_blocks", "Gy", "K_blocks", "stack", "vector", "prefetch", "repeat")
-    for name in counts:
+    for name in (*counts, "window_kb"):
         if getattr(config, name) < 1:
             return f"{name} must be at least 1, got {getattr(config, name)}"
     if config.spare < 0:

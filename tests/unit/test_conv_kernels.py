@@ -22,6 +22,7 @@ from sparse_triton.kernels.conv.lists import lists_for
 from sparse_triton.kernels.conv.program import conv_programs
 from sparse_triton.kernels.conv.shape import shape_of
 from sparse_triton.kernels.conv.tile import cells_of
+from sparse_triton.kernels.conv.walk import SMALLEST_TURN
 from sparse_triton.kernels.unrolled.ops import Fma
 from sparse_triton.plan import Plan, plan_spmm, why_not
 from sparse_triton.problem import ConvProblem, Epilogue, Pool
@@ -89,7 +90,7 @@ def test_every_non_zero_is_in_one_list(seed: int) -> None:
     products = [pair for pair in found if pair[2] != 4 * shape.tile.zeros]
     assert len(products) == W.nnz
     assert set(products) == expected
-    assert all(length % shape.depth == 0 for length in packed.runs[..., 1].ravel())
+    assert all(length % SMALLEST_TURN == 0 for length in packed.runs[..., 1].ravel())
 
 
 def test_every_non_zero_is_multiplied_once() -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
 
+WINDOWS = (24, 48, 72, 104, 208)
+
+
 class Staged(Family[ConvProblem]):
     """What both families share: a zero-padded tile of X in shared memory."""
 
@@ -39,8 +42,9 @@ class Staged(Family[ConvProblem]):
             "K_blocks": cluster_sizes(device),
             "row_blocks": ("even_nnz",),
             "prefetch": (4, 8, 16),
-            "repeat": (1, 2, 4),
+            "repeat": (1, 2, 4, 8),
             "fastest": ("rows", "columns"),
+            "window_kb": tuple(kb for kb in WINDOWS if kb * 1024 < device.shared_bytes),
         }
 
     def build(self, plan: Plan[ConvProblem]) -> Kernel:
@@ -70,9 +74,6 @@ class GatherConv(Staged):
 class UnrolledConv(Staged):
     name = "unrolled"
     compiles_weight = True
-
-    def space(self, problem: ConvProblem, device: Device) -> Space:
-        return {**super().space(problem, device), "K_blocks": (1,)}
 
     def why_not(self, problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
         return unrolled_why_not(problem, config, device)

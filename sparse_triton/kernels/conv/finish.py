@@ -11,28 +11,29 @@ from sparse_triton.kernels.epilogue import finish
 
 @triton.jit
 def finish_tile(  # type: ignore[no-untyped-def]
-    y, bias, residual, rows, sums, shared, thread, rank, i_m, i_b, i_p, i_q,
+    y, bias, residual, numbers, sums, shared, thread, rank, i_m, i_b, i_p, i_q, rows,
     SHAPE: tl.constexpr, IMAGE: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
-    """Finish the slots this thread holds; store them, or pool them through shared memory."""
+    """Finish the slots this thread holds; store them, or pool them through shared memory.
+
+    numbers  rows of W of these slots, as ``held_rows`` gives them
+    """
     LANES: tl.constexpr = SHAPE.lanes
     REPEAT: tl.constexpr = SHAPE.repeat
     PITCH: tl.constexpr = SHAPE.tile.pitch
-    PLACES: tl.constexpr = SHAPE.block_m // SHAPE.K_blocks
     POOLED: tl.constexpr = SHAPE.pool is not None
     HELD: tl.constexpr = SHAPE.held
     lane, first = thread % LANES, thread // LANES * HELD
-    p_rows = rows + i_m * SHAPE.block_m + rank * PLACES
     p_0 = i_p * SHAPE.tile.rows.step + SHAPE.tile.rows.first
     q_0 = i_q * SHAPE.tile.columns.step + SHAPE.tile.columns.first
-    p_pool = shared + SHAPE.exchange_bytes + lane * 4
-    if POOLED and SHAPE.parts == 1:
-        tl.debug_barrier()  # the tile lies in the same memory
+    p_pool = shared + lane * 4
+    if POOLED:
+        tl.debug_barrier()  # the tile lies in the same memory, or partials
     for i in tl.static_range(HELD):
         slot = first + i
         mine = slot < SHAPE.slots
-        row = tl.load(p_rows + slot // REPEAT, mask=mine, other=-1)  # -1: padding
+        row = numbers[i // REPEAT]
         if SHAPE.tile.images > 1:
             point, image = lane, i_b * SHAPE.tile.images + slot % REPEAT
         else:
@@ -56,7 +57,27 @@ def finish_tile(  # type: ignore[no-untyped-def]
             tl.store(y + o, value.to(y.dtype.element_ty), mask=mask)
     if POOLED:
         tl.debug_barrier()
-        pool_tile(y, p_rows, shared + SHAPE.exchange_bytes, thread, i_b, i_p, i_q, SHAPE, IMAGE)
+        p_rows = first_row(rows, i_m, rank, SHAPE)
+        pool_tile(y, p_rows, shared, thread, i_b, i_p, i_q, SHAPE, IMAGE)
+
+
+@triton.jit
+def first_row(rows, i_m, rank, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where the numbers of the rows begin that a program finishes."""
+    return rows + i_m * SHAPE.block_m + rank * (SHAPE.block_m // SHAPE.K_blocks)
+
+
+@triton.jit
+def held_rows(rows, thread, rank, i_m, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The rows of W whose slots this thread will hold; -1: padding, or none."""
+    ROWS: tl.constexpr = SHAPE.held_rows
+    p_rows = first_row(rows, i_m, rank, SHAPE)
+    numbers = ()
+    for i in tl.static_range(ROWS):
+        place = thread // SHAPE.lanes * SHAPE.held // SHAPE.repeat + i
+        mine = place * SHAPE.repeat < SHAPE.slots
+        numbers += (tl.load(p_rows + place, mask=mine, other=-1),)  # type: ignore[assignment]
+    return numbers
 
 
 @triton.jit

@@ -11,12 +11,13 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import has_dependent_launch
-from sparse_triton.kernels.conv.exchange import emit_exchange
-from sparse_triton.kernels.conv.finish import finish_tile
+from sparse_triton.kernels.conv.copy import can_copy, emit_copy
+from sparse_triton.kernels.conv.exchange import emit_exchange, emit_window
+from sparse_triton.kernels.conv.finish import finish_tile, held_rows
 from sparse_triton.kernels.conv.lists import lists_for
 from sparse_triton.kernels.conv.program import conv_programs, emit_program
 from sparse_triton.kernels.conv.shape import Shape, image_of, shape_of
-from sparse_triton.kernels.conv.stage import load_tile, put_tile, put_zeros
+from sparse_triton.kernels.conv.stage import copy_tile, load_tile, put_tile, put_zeros
 from sparse_triton.kernels.conv.walk import Walk, emit_walk
 from sparse_triton.kernels.epilogue import f32s
 
@@ -31,34 +32,52 @@ if TYPE_CHECKING:
 def conv_gather(  # type: ignore[no-untyped-def]
     x, y, bias, residual, pairs, runs, rows,
     SHAPE: tl.constexpr, IMAGE: tl.constexpr, FASTEST: tl.constexpr, DEPENDENT: tl.constexpr,
-    SHARED: tl.constexpr, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
+    SHARED: tl.constexpr, SHARED_CONSTRAINTS: tl.constexpr,
+    COPY: tl.constexpr, COPY_CONSTRAINTS: tl.constexpr,
+    ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
     EXCHANGE: tl.constexpr, EXCHANGE_CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     REPEAT: tl.constexpr = SHAPE.repeat
     CHUNKS: tl.constexpr = SHAPE.tile.chunks
+    EARLY: tl.constexpr = SHAPE.held_rows <= 4  # registers for an answer that would be waited for
     STACK: tl.constexpr = SHAPE.stack
     BATCH: tl.constexpr = SHAPE.batch
+    if DEPENDENT:
+        gdc_launch_dependents()
     i_m, i_p, i_q, i_b, thread, rank = coordinates(SHAPE, FASTEST)
-    shared = allocate(thread, SHARED)
+    shared = window(thread, SHARED, SHARED_CONSTRAINTS)
     lane, in_batch = thread % SHAPE.lanes, thread % BATCH
     p_mine = shared + SHAPE.pairs_from + thread * 8
     operands = (p_mine, p_mine - in_batch * 8, in_batch, shared + lane * 4)
     lists = SHAPE.Gy * SHAPE.block_m
     p_runs = runs + (i_m * SHAPE.K_blocks + rank) * CHUNKS * lists + thread // SHAPE.lanes * STACK
     sums = (tl.zeros_like(thread).to(tl.float32),) * (STACK * REPEAT)
+    if EARLY:
+        numbers = held_rows(rows, thread, rank, i_m, SHAPE)
     # Two lists ahead: where one lies, and the first pairs of the one before.
     this_list = list_at(pairs, run_of(p_runs, 0, lists, SHAPE), in_batch)
     run = run_of(p_runs, 1, lists, SHAPE)
     if DEPENDENT:
-        gdc_launch_dependents()
         gdc_wait()
-    values = load_chunk(x, thread, rank, i_b, i_p, i_q, 0, 0, SHAPE, IMAGE)
+    values = begin_chunk(
+        x, shared, thread, rank, i_b, i_p, i_q, 0, COPY, COPY_CONSTRAINTS, SHAPE, IMAGE
+    )  # fmt: skip
     put_zeros(shared, thread, SHAPE)
     for chunk in tl.static_range(CHUNKS):
-        put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
-        if SHAPE.ahead and chunk + 1 < CHUNKS:
-            values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
+        if COPY is None:
+            put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
+            if SHAPE.ahead and chunk + 1 < CHUNKS:
+                values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
+        else:
+            if chunk > 0:
+                tl.debug_barrier()  # the chunk before has been used
+                begin_chunk(
+                    x, shared, thread, rank, i_b, i_p, i_q, chunk, COPY, COPY_CONSTRAINTS,
+                    SHAPE, IMAGE,
+                )  # fmt: skip
+            wait_for_copies(thread)
+            tl.debug_barrier()
         walked = ()
         for i in tl.static_range(STACK):
             next_list = list_at(pairs, run, in_batch)
@@ -70,9 +89,11 @@ def conv_gather(  # type: ignore[no-untyped-def]
             this_list = next_list
         sums = walked
     sums = exchanged(shared, thread, rank, sums, SHAPE, EXCHANGE, EXCHANGE_CONSTRAINTS)
+    if not EARLY:
+        numbers = held_rows(rows, thread, rank, i_m, SHAPE)
     finish_tile(
-        y, bias, residual, rows, sums, shared, thread, rank, i_m, i_b, i_p, i_q, SHAPE, IMAGE,
-        HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
+        y, bias, residual, numbers, sums, shared, thread, rank, i_m, i_b, i_p, i_q, rows,
+        SHAPE, IMAGE, HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
     )  # fmt: skip
 
 
@@ -99,34 +120,54 @@ def list_at(pairs, run, in_batch):  # type: ignore[no-untyped-def]
 def conv_unrolled(  # type: ignore[no-untyped-def]
     x, y, bias, residual, rows,
     SHAPE: tl.constexpr, IMAGE: tl.constexpr, FASTEST: tl.constexpr, DEPENDENT: tl.constexpr,
-    SHARED: tl.constexpr, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
+    SHARED: tl.constexpr, SHARED_CONSTRAINTS: tl.constexpr,
+    COPY: tl.constexpr, COPY_CONSTRAINTS: tl.constexpr,
+    ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
     EXCHANGE: tl.constexpr, EXCHANGE_CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     SUMS: tl.constexpr = SHAPE.sums
     CHUNKS: tl.constexpr = SHAPE.tile.chunks
+    EARLY: tl.constexpr = SHAPE.held_rows <= 4  # registers for an answer that would be waited for
+    if DEPENDENT:
+        gdc_launch_dependents()
     i_m, i_p, i_q, i_b, thread, rank = coordinates(SHAPE, FASTEST)
-    shared = allocate(thread, SHARED)
+    shared = window(thread, SHARED, SHARED_CONSTRAINTS)
     sums = (tl.zeros_like(thread).to(tl.float32),) * SUMS
+    if EARLY:
+        numbers = held_rows(rows, thread, rank, i_m, SHAPE)
     operands = (
         (i_m * SHAPE.K_blocks + rank) * SHAPE.Gy + thread // SHAPE.lanes,
         shared + thread % SHAPE.lanes * 4,
     )
     if DEPENDENT:
-        gdc_launch_dependents()
         gdc_wait()
-    values = load_chunk(x, thread, rank, i_b, i_p, i_q, 0, 0, SHAPE, IMAGE)
+    values = begin_chunk(
+        x, shared, thread, rank, i_b, i_p, i_q, 0, COPY, COPY_CONSTRAINTS, SHAPE, IMAGE
+    )  # fmt: skip
     for chunk in tl.static_range(CHUNKS):
-        put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
-        if SHAPE.ahead and chunk + 1 < CHUNKS:
-            values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
+        if COPY is None:
+            put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
+            if SHAPE.ahead and chunk + 1 < CHUNKS:
+                values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
+        else:
+            if chunk > 0:
+                tl.debug_barrier()  # the chunk before has been used
+                begin_chunk(
+                    x, shared, thread, rank, i_b, i_p, i_q, chunk, COPY, COPY_CONSTRAINTS,
+                    SHAPE, IMAGE,
+                )  # fmt: skip
+            wait_for_copies(thread)
+            tl.debug_barrier()
         sums = tl.inline_asm_elementwise(
             ASM[chunk], CONSTRAINTS, operands + sums, dtype=f32s(SUMS), is_pure=False, pack=1
         )
     sums = exchanged(shared, thread, rank, sums, SHAPE, EXCHANGE, EXCHANGE_CONSTRAINTS)
+    if not EARLY:
+        numbers = held_rows(rows, thread, rank, i_m, SHAPE)
     finish_tile(
-        y, bias, residual, rows, sums, shared, thread, rank, i_m, i_b, i_p, i_q, SHAPE, IMAGE,
-        HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
+        y, bias, residual, numbers, sums, shared, thread, rank, i_m, i_b, i_p, i_q, rows,
+        SHAPE, IMAGE, HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
     )  # fmt: skip
 
 
@@ -145,10 +186,10 @@ def coordinates(SHAPE: tl.constexpr, FASTEST: tl.constexpr):  # type: ignore[no-
 
 
 @triton.jit
-def allocate(thread, SHARED: tl.constexpr):  # type: ignore[no-untyped-def]
+def window(thread, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr):  # type: ignore[no-untyped-def]
     """The shared address of the program's memory, in every thread."""
     return tl.inline_asm_elementwise(
-        SHARED, "=r,r", [thread], dtype=tl.int32, is_pure=False, pack=1
+        ASM, CONSTRAINTS, [thread], dtype=tl.int32, is_pure=False, pack=1
     )
 
 
@@ -162,6 +203,35 @@ def load_chunk(  # type: ignore[no-untyped-def]
     q_0 = i_q * SHAPE.tile.columns.step + SHAPE.tile.columns.first
     c_0 = (rank * SHAPE.tile.chunks + chunk) * SHAPE.tile.channels
     return load_tile(x, thread, i_b * SHAPE.tile.images, p_0, q_0, c_0, PIECE, SHAPE, IMAGE)
+
+
+@triton.jit
+def begin_chunk(  # type: ignore[no-untyped-def]
+    x, shared, thread, rank, i_b, i_p, i_q, chunk, COPY: tl.constexpr, CONSTRAINTS: tl.constexpr,
+    SHAPE: tl.constexpr, IMAGE: tl.constexpr,
+):  # fmt: skip
+    """Start to stage a chunk: its first piece, or, where X can be copied, all of it."""
+    values = ()
+    if COPY is None:
+        values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk, 0, SHAPE, IMAGE)
+    else:
+        p_0 = i_p * SHAPE.tile.rows.step + SHAPE.tile.rows.first
+        q_0 = i_q * SHAPE.tile.columns.step + SHAPE.tile.columns.first
+        c_0 = (rank * SHAPE.tile.chunks + chunk) * SHAPE.tile.channels
+        copy_tile(
+            x, shared, thread, i_b * SHAPE.tile.images, p_0, q_0, c_0, SHAPE, IMAGE,
+            COPY, CONSTRAINTS,
+        )  # fmt: skip
+    return values
+
+
+@triton.jit
+def wait_for_copies(thread):  # type: ignore[no-untyped-def]
+    """Until this thread's copies have been written."""
+    tl.inline_asm_elementwise(
+        "{ cp.async.wait_all; mov.b32 $0, 0; }", "=r,r", [thread],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -222,20 +292,25 @@ def conv_source(plan: Plan[ConvProblem]) -> KernelSource:
     """
     problem, config, shape = plan.problem, plan.config, shape_of(plan)
     dependent = has_dependent_launch(plan.device.arch)
-    exchange = emit_exchange(shape)
+    image = image_of(problem)
+    copied = can_copy(problem.x_dtype, image, plan.device.arch)
+    copy = emit_copy(shape, image) if copied else None
+    opened, exchange = emit_window(shape), emit_exchange(shape)
     texts, arrays = (
         _gather_parts(plan, shape) if config.kernel == "gather" else _unrolled_parts(plan, shape)
     )
-    bytes_ = shape.shared_bytes
     epilogue = problem.epilogue
     return KernelSource(
         fn=conv_gather if config.kernel == "gather" else conv_unrolled,
         constants={
             "SHAPE": shape,
-            "IMAGE": image_of(problem),
+            "IMAGE": image,
             "FASTEST": config.fastest,
             "DEPENDENT": dependent,
-            "SHARED": f"{{ .shared .align 16 .b8 tile[{bytes_}]; mov.u32 $0, tile; }}",
+            "SHARED": opened.text,
+            "SHARED_CONSTRAINTS": opened.constraints,
+            "COPY": copy and copy.text,
+            "COPY_CONSTRAINTS": copy and copy.constraints,
             **texts,
             "EXCHANGE": exchange.text,
             "EXCHANGE_CONSTRAINTS": exchange.constraints,
@@ -254,6 +329,7 @@ def conv_source(plan: Plan[ConvProblem]) -> KernelSource:
         ),
         num_warps=shape.threads // 32,
         options={"launch_pdl": dependent},
+        window_bytes=shape.shared_bytes,
         cluster=config.K_blocks,
     )
 

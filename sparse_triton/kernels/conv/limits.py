@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparse_triton.config import KernelConfig, counts_why_not
 from sparse_triton.device import Device
 from sparse_triton.kernels.conv.shape import Shape, gather_shape, unrolled_shape
-from sparse_triton.kernels.conv.tile import MAX_SHARED_BYTES
+from sparse_triton.kernels.conv.tile import ANCHOR_BYTES
 from sparse_triton.kernels.gather.limits import MAX_PAIRS
 from sparse_triton.kernels.unrolled.limits import MAX_NNZ
 from sparse_triton.problem import ConvProblem
@@ -50,8 +50,6 @@ def unrolled_why_not(problem: ConvProblem, config: KernelConfig, device: Device)
         )
     if config.Gy & (config.Gy - 1):
         return f"Gy must be a power of two, got {config.Gy}"
-    if config.K_blocks != 1:  # see "unrolled in clusters" in benchmarks/NOTES.md
-        return f"K_blocks must be 1 for unrolled, got {config.K_blocks}; use kernel='gather'"
     if config.stack != 1:
         return f"stack must be 1: a body is for all rows of its block, got {config.stack}"
     shape = unrolled_shape(problem, config)
@@ -86,11 +84,11 @@ def _shape_why_not(
             f"power of two in 32 ... {MAX_THREADS}; change M_blocks={config.M_blocks}, "
             f"N_blocks={config.N_blocks}, repeat={config.repeat} or Gy={config.Gy}"
         )
-    if shape.shared_bytes > MAX_SHARED_BYTES:
+    if shape.shared_bytes + ANCHOR_BYTES > device.shared_bytes:
         return (
-            f"tile ({tile.bytes} bytes) or partials ({shape.exchange_bytes}) exceed the "
-            f"{MAX_SHARED_BYTES} bytes of shared memory; use more M_blocks or N_blocks, or a "
-            "smaller Gy"
+            f"tile ({tile.bytes} bytes) and partials ({shape.exchange_bytes}) exceed the "
+            f"{device.shared_bytes} bytes of shared memory; use more M_blocks or N_blocks, or a "
+            f"smaller Gy or window_kb than {config.window_kb}"
         )
     if tile.chunks > MAX_CHUNKS:
         return (

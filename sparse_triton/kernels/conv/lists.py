@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparse_triton.kernels.conv.shape import Shape, gather_shape
 from sparse_triton.kernels.conv.tile import Cells, cells_of
+from sparse_triton.kernels.conv.walk import SMALLEST_TURN
 from sparse_triton.partition import NO_ROW, partition_rows
 from sparse_triton.pattern import CSR, Int32, Int64
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class Lists:
     """pairs  [n, 2] int32: byte offset from a lane's point of the tile, bits of the float32 value;
-           zeros of the tile times zero where a list is filled up to a whole number of turns
+           zeros of the tile times zero where a list is filled up to whole smallest turns
     runs   [blocks, K_blocks * chunks, Gy, block_m, 2] int32: first pair and length of each list
     rows   [blocks, block_m] int32: row at each place, -1: none
     """
@@ -39,7 +40,7 @@ def lists_for(plan: Plan[ConvProblem]) -> Lists:
     which = _list_of_entry(plan.csr, rows, cells, shape)
     lists = (rows.shape[0], shape.K_blocks * shape.tile.chunks, shape.Gy, shape.block_m)
     counts = np.bincount(which, minlength=int(np.prod(lists)))
-    room = -(-counts // shape.depth) * shape.depth
+    room = -(-counts // SMALLEST_TURN) * SMALLEST_TURN
     starts = np.cumsum(room) - room
     order = np.argsort(which, kind="stable")
     first = np.repeat(np.cumsum(counts) - counts, counts)

@@ -1,13 +1,14 @@
 """What a gathered convolution should take, from counts: the heuristic for what nobody tuned.
 
-Fitted to a sweep of 200 configurations (``benchmarks/NOTES.md``), geometric mean error 25 %: it
-ranks configurations, it does not predict times. What a program waits for is added up over its life
-and the waves of programs; what all programs issue and read is spread over the multiprocessors.
+Fitted to sweeps (``benchmarks/NOTES.md``): it ranks configurations, it does not predict times. What
+all programs of a multiprocessor issue, and move through shared memory, takes turns; what one
+program waits for passes while others work, if there are others.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device
@@ -16,46 +17,68 @@ from sparse_triton.problem import ConvProblem
 
 WARP = 32
 THREADS, SHARED_BYTES = 2048, 227 * 1024  # of a multiprocessor
-
-# Microseconds of a kernel, a doubling of its cluster, a trip to memory, a list, a turn of one.
-LAUNCH, CLUSTER, TRIP, LIST, TURN = 1.2, 0.5, 0.68, 0.16, 0.1
-# Microseconds a multiprocessor takes for one instruction of the walk in one warp, and for what else
-# a warp does: a list, an element staged, a partial read and finished; for a byte from L2.
-ISSUE, WALKED, STAGED, FINISHED, BYTE = 0.00026, 0.0035, 0.0005, 0.009, 2e-5
+CYCLES = 1755.0  # of a microsecond
+SCHEDULERS = 4  # instructions of a cycle
+L2_BYTES = 24.0  # of a cycle and multiprocessor
 
 
-def gather_us(problem: ConvProblem, config: KernelConfig, device: Device) -> float:
+class Costs(NamedTuple):
+    """LAUNCH, a cluster, a doubling of it, a trip to memory, a list, a turn of one: microseconds.
+    PAIR: cycles of shared memory to hand a pair to a warp; STAGED: to stage 32 elements.
+    A_WARP, A_LIST, AN_ELEMENT, A_PARTIAL: instructions."""
+
+    launch: float = 1.6
+    cluster: float = 0.5
+    doubling: float = 0.1
+    trip: float = 0.6
+    list: float = 0.15
+    turn: float = 0.1
+    pair: float = 2.0
+    staged: float = 3.0
+    a_warp: float = 250.0
+    a_list: float = 40.0
+    an_element: float = 4.0
+    a_partial: float = 3.0
+
+
+COSTS = Costs()
+
+
+def gather_us(
+    problem: ConvProblem, config: KernelConfig, device: Device, costs: Costs = COSTS
+) -> float:
     """Estimated microseconds of a legal configuration of family gather."""
-    shape = gather_shape(problem, config)
+    shape, c = gather_shape(problem, config), costs
     tile = shape.tile
     places = tile.tiles * ceil_div(problem.batch, tile.images)
     programs = ceil_div(problem.M, shape.block_m) * places * shape.K_blocks
-    together = max(1, _at_once(shape, device)) * device.cores
-    waves = max(1.0, programs / together)
-    lists = tile.chunks * shape.stack
-    pairs = problem.nnz / problem.M / (shape.parts * tile.chunks)
-    waits = (
-        tile.chunks * ceil_div(shape.staging, shape.piece) * TRIP
-        + lists * LIST
-        + lists * ceil_div(math.ceil(pairs), shape.depth) * TURN
+    warps, lists = shape.threads / WARP, tile.chunks * shape.stack
+    pairs = problem.nnz / problem.M / (shape.parts * tile.chunks) + 0.5
+    elements = tile.chunks * shape.staging * warps  # of 32 lanes
+    memory = warps * lists * pairs * (c.pair + shape.repeat) + elements * c.staged
+    issued = warps * (
+        lists * (pairs * (1.5 + 2 * shape.repeat) + c.a_list)
+        + tile.chunks * shape.staging * c.an_element
+        + shape.held * shape.parts * c.a_partial
+        + c.a_warp
     )
-    walked = problem.nnz * places * shape.lanes / WARP * (1.75 + 2 * shape.repeat)
-    warps = programs * shape.threads / WARP
-    a_warp = lists * WALKED + shape.staging * STAGED + shape.held * shape.parts * FINISHED
-    elements = programs * tile.chunks * tile.channels * _inside(problem, shape)
-    read = elements * problem.x_itemsize + problem.nnz * 8 * places
-    all_of_it = warps * a_warp + walked * ISSUE + read * BYTE
+    read: float = tile.chunks * tile.channels * _inside(problem, shape) * problem.x_itemsize
+    read += problem.nnz * 8 * places / programs
+    work = (max(memory, issued / SCHEDULERS) + read / L2_BYTES) / CYCLES
+    chain = tile.chunks * c.trip + lists * (c.list + math.ceil(pairs / shape.depth) * c.turn)
+    mean = programs / device.cores
+    busiest = math.ceil(mean) if mean < 8 else mean
+    waves = max(1.0, busiest / max(1, _at_once(shape, device)))
     return (
-        LAUNCH
-        + CLUSTER * math.log2(shape.K_blocks)
-        + waits * waves
-        + all_of_it / device.cores * _imbalance(programs, device)
+        c.launch
+        + (c.cluster + c.doubling * math.log2(shape.K_blocks) if shape.K_blocks > 1 else 0.0)
+        + math.hypot(busiest * work, waves * chain)
     )
 
 
 def _at_once(shape: Shape, device: Device) -> int:
     """Programs that a multiprocessor runs side by side."""
-    registers = shape.threads * (32 if shape.threads == 1024 else 48)
+    registers = shape.threads * (32 if shape.threads == 1024 else 64)
     return min(
         THREADS // shape.threads,
         SHARED_BYTES // (shape.shared_bytes + 1024),
@@ -68,9 +91,3 @@ def _inside(problem: ConvProblem, shape: Shape) -> int:
     rows, columns = shape.tile.rows, shape.tile.columns
     cells = rows.cells * rows.phases * columns.cells * columns.phases
     return shape.tile.images * min(cells, problem.H * problem.W)
-
-
-def _imbalance(programs: int, device: Device) -> float:
-    """The fullest multiprocessor over the mean."""
-    mean = programs / device.cores
-    return math.ceil(mean) / mean if mean < 8 else 1.0

@@ -13,7 +13,8 @@ from sparse_triton.problem import ConvProblem, Pool
 if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
-MAX_IN_FLIGHT = 16  # elements of X that a thread holds in registers
+MAX_IN_FLIGHT = 24  # elements of X that a thread holds in registers
+MAX_AHEAD = 16  # while it multiplies
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Shape:
     @property
     def ahead(self) -> bool:
         """Whether registers hold the next chunk while this one is used."""
-        return self.tile.chunks > 1 and self.staging <= MAX_IN_FLIGHT
+        return self.tile.chunks > 1 and self.staging <= MAX_AHEAD
 
     @property
     def stack(self) -> int:
@@ -110,10 +111,14 @@ class Shape:
 
     @property
     def exchange_bytes(self) -> int:
-        """[slot of the cluster][group][lane] partials."""
-        if self.parts == 1:
-            return 0
-        return self.block_m * self.repeat * self.Gy * self.lanes * 4
+        """[slot][part][lane] partials of what a program finishes."""
+        return 0 if self.parts == 1 else self.slots * self.parts * self.lanes * 4
+
+    @property
+    def partials_from(self) -> int:
+        """Byte where the partials begin: in place of the tile, but behind it where other programs
+        may send theirs while it is used."""
+        return 0 if self.K_blocks == 1 else ceil_div(self.staged_bytes, 16) * 16
 
     @property
     def pool_bytes(self) -> int:
@@ -122,9 +127,14 @@ class Shape:
 
     @property
     def shared_bytes(self) -> int:
-        """The tile, then in its place the partials and what is pooled."""
-        after = self.exchange_bytes + (self.pool_bytes if self.pool else 0)
-        return max(self.staged_bytes, after)
+        """The tile, then in its place what is pooled; the partials in either place."""
+        partials = self.partials_from + self.exchange_bytes
+        return max(self.staged_bytes, partials, self.pool_bytes if self.pool else 0)
+
+    @property
+    def held_rows(self) -> int:
+        """Rows of W that the slots of a thread belong to."""
+        return ceil_div(self.held, self.repeat)
 
 
 def gather_shape(problem: ConvProblem, config: KernelConfig) -> Shape:

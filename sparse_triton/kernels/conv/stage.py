@@ -26,6 +26,31 @@ def load_tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def copy_tile(  # type: ignore[no-untyped-def]
+    x, tile, thread, i_b, p_0, q_0, c_0, SHAPE: tl.constexpr, IMAGE: tl.constexpr,
+    ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
+):  # fmt: skip
+    """Start the copies of all cells of this thread; see ``copy.py``."""
+    THREADS: tl.constexpr = SHAPE.threads
+    CELLS: tl.constexpr = SHAPE.tile.cells
+    CHANNELS: tl.constexpr = SHAPE.tile.channels
+    CHANNEL_BYTES: tl.constexpr = SHAPE.tile.channel_cells * 4
+    AT_ONCE: tl.constexpr = SHAPE.channels_at_once
+    PLANE: tl.constexpr = IMAGE.H * IMAGE.W
+    for first in tl.static_range(0, CELLS, THREADS):
+        cell, channel = cell_and_channel(thread, first, SHAPE)
+        o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
+        mine = (cell < CELLS) & (channel < AT_ONCE)
+        p_x = x + (c_0 + channel) * PLANE + tl.where(inside, o_x, 0)
+        tl.inline_asm_elementwise(
+            ASM, CONSTRAINTS,
+            [tile + channel * CHANNEL_BYTES + cell * 4, p_x.to(tl.int64), inside.to(tl.int32) * 4,
+             tl.where(mine, CHANNELS - channel, 0), IMAGE.C - c_0 - channel],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@triton.jit
 def put_tile(  # type: ignore[no-untyped-def]
     tile, thread, values, PIECE: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr
 ):  # fmt: skip

@@ -21,8 +21,8 @@ from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two
 from sparse_triton.pattern import Int32, Int64
 from sparse_triton.problem import ConvProblem, taps
 
-MAX_SHARED_BYTES = 48 * 1024  # what a kernel may declare statically
 MAX_STAGING = 88  # elements a thread should stage of a chunk: they are written out
+ANCHOR_BYTES = 16  # declared by the kernel; its window of shared memory begins behind them
 FEW_POINTS = 128  # images of no more points than this share a lane
 
 
@@ -132,7 +132,8 @@ def tile_of(
     problem: ConvProblem, config: KernelConfig, row_groups: int, thread_bytes: int = 0
 ) -> Tile:
     """The tile of a configuration: ``N_blocks`` tiles of an image, whole rows as long as there are
-    rows to deal; channels dealt evenly over the programs of a cluster, in as few chunks as fit.
+    rows to deal; channels dealt evenly over the programs of a cluster, in as few chunks as fit into
+    ``window_kb``.
 
     row_groups    threads a lane has
     thread_bytes  of shared memory that a program needs besides for each thread
@@ -151,7 +152,7 @@ def tile_of(
     share = ceil_div(problem.C, config.K_blocks)
     lanes = max(4, lanes)
     threads = lanes * row_groups
-    budget = (MAX_SHARED_BYTES - 16 - threads * thread_bytes) // 4
+    budget = (config.window_kb * 1024 - ANCHOR_BYTES - threads * thread_bytes) // 4
     budget -= (config.repeat - 1) * (plane if together else lanes) + lanes
     fitting = max(1, min(budget, MAX_STAGING * threads) // (images * plane | 1))
     chunks = ceil_div(share, fitting)

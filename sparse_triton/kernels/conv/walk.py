@@ -3,7 +3,8 @@
 The lanes of a row fetch their list together, one pair a lane: a batch. A batch goes through shared
 memory, so that each lane reads all of it, ``depth`` pairs a turn, two a load, while the next batch
 is on its way from memory. X comes from the staged tile, ``repeat`` points a pair at immediate
-offsets. A list fills whole turns: pairs without a product read zeros.
+offsets. The last pairs of a list take smaller turns, of a half, a quarter, ..., two
+pairs: a list of odd length ends with a pair that reads zeros.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sparse_triton.kernels.columns import UID, Asm, Operands
 
 PAIR_BYTES = 8
 WARP = 32
+SMALLEST_TURN = 2  # pairs: one load of shared memory
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,7 @@ def emit_walk(walk: Walk) -> Asm:
         f"setp.gt.s32 more, left, {lane};",
         "@more ld.global.nc.b64 pair, [p];",
         f"mov.b32 at, {batch};",
-        f"TURN{UID}:",
-        '.pragma "nounroll";',
-        *_turn(walk, tile, sums),
-        f"@more bra TURN{UID};",
+        *_turns(walk, tile, sums),
         "setp.gt.s32 more, left, 0;",
         f"@more bra BATCH{UID};",
         f"END{UID}:",
@@ -85,18 +84,38 @@ def _mask(walk: Walk, lane: str) -> Iterator[str]:
         yield f"shl.b32 mask, {(1 << walk.batch) - 1}, o;"
 
 
-def _turn(walk: Walk, tile: str, sums: list[str]) -> Iterator[str]:
-    """``depth`` pairs, then their points, then the products."""
-    for i in range(0, walk.depth, 2):
+def _turns(walk: Walk, tile: str, sums: list[str]) -> Iterator[str]:
+    """Whole turns as long as there are pairs for them, then one of each smaller size needed."""
+    yield f"sub.s32 here, here, {walk.depth};"
+    yield "setp.lt.s32 more, here, 0;"
+    yield f"@more bra REST{UID};"
+    yield f"TURN{UID}:"
+    yield '.pragma "nounroll";'
+    yield from _turn(walk, walk.depth, tile, sums)
+    yield f"sub.s32 here, here, {walk.depth};"
+    yield "setp.ge.s32 more, here, 0;"
+    yield f"@more bra TURN{UID};"
+    yield f"REST{UID}:"
+    pairs = walk.depth // 2
+    while pairs >= SMALLEST_TURN:  # the bits of a negative number say what is left over, too
+        yield f"and.b32 o, here, {pairs};"
+        yield "setp.eq.s32 more, o, 0;"
+        yield f"@more bra SKIP{pairs}{UID};"
+        yield from _turn(walk, pairs, tile, sums)
+        yield f"SKIP{pairs}{UID}:"
+        pairs //= 2
+
+
+def _turn(walk: Walk, pairs: int, tile: str, sums: list[str]) -> Iterator[str]:
+    """The next pairs, then their points, then the products."""
+    for i in range(0, pairs, 2):
         two = f"k{i}, w{i}, k{i + 1}, w{i + 1}"
         yield f"ld.shared.v4.b32 {{{two}}}, [at+{i * PAIR_BYTES}];"
-    for i in range(walk.depth):
+    for i in range(pairs):
         yield f"add.s32 o, k{i}, {tile};"
         for n in range(walk.repeat):
             yield f"ld.shared.f32 x{i * walk.repeat + n}, [o+{n * walk.step_bytes}];"
-    for i in range(walk.depth):
+    for i in range(pairs):
         for n, acc in enumerate(sums):
             yield f"fma.rn.f32 {acc}, x{i * walk.repeat + n}, w{i}, {acc};"
-    yield f"add.s32 at, at, {walk.depth * PAIR_BYTES};"
-    yield f"sub.s32 here, here, {walk.depth};"
-    yield "setp.gt.s32 more, here, 0;"
+    yield f"add.s32 at, at, {pairs * PAIR_BYTES};"
