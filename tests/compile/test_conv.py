@@ -59,7 +59,7 @@ def test_unrolled_machine_code(p: ConvProblem, config: KernelConfig) -> None:
     loads = sum(isinstance(op, Load) for body in bodies for op in body) * shape.repeat
     exchanged = shape.held * shape.parts if shape.parts > 1 else 0
     from_cluster = len(re.findall(r"\bLD\.E|\bLDS\.\w*CLUSTER|\bLD\b", code))
-    shared = len(re.findall(r"\bLDS\b", code)) + from_cluster
+    shared = len(re.findall(r"\bLDS\b(?!.* \[RZ\])", code)) + from_cluster  # not of no effect
     windows = 4 * shape.slots * shape.lanes // shape.threads if p.pool else 0
     assert loads <= shared <= loads + exchanged + windows
     used = resources(kernel)
@@ -78,7 +78,7 @@ def test_no_test_of_borders_among_the_products(kernel: str) -> None:
     text = compiled.source.constants["ASM"]
     text = text if isinstance(text, str) else text[0]
     compared = re.findall(r"setp\.\w+\.s32 (\w+), (\w+)", text)
-    assert {operand for _, operand in compared} <= {"left", "here"}
+    assert {operand for _, operand in compared} <= {"left", "here", "o"}
     assert len(re.findall(r"ld\.global", text)) == (1 if kernel == "gather" else 0)  # pairs
 
 

@@ -15,9 +15,9 @@ from sparse_triton.kernels.conv.shape import Image, Shape
 FIRST_ARCH_WITH_COPY = 80
 
 
-def can_copy(x_dtype: str, image: Image, arch: int) -> bool:
+def can_copy(x_dtype: str, x_layout: str, arch: int) -> bool:
     """Whether X lies in memory as it will in the tile."""
-    return x_dtype == "float32" and not image.channels_last and arch >= FIRST_ARCH_WITH_COPY
+    return x_dtype == "float32" and x_layout == "row" and arch >= FIRST_ARCH_WITH_COPY
 
 
 def emit_copy(shape: Shape, image: Image) -> Asm:

@@ -64,20 +64,10 @@ def conv_gather(  # type: ignore[no-untyped-def]
         x, shared, thread, rank, i_b, i_p, i_q, 0, COPY, COPY_CONSTRAINTS, SHAPE, IMAGE
     )  # fmt: skip
     put_zeros(shared, thread, SHAPE)
-    for chunk in tl.static_range(CHUNKS):
-        if COPY is None:
-            put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
-            if SHAPE.ahead and chunk + 1 < CHUNKS:
-                values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
-        else:
-            if chunk > 0:
-                tl.debug_barrier()  # the chunk before has been used
-                begin_chunk(
-                    x, shared, thread, rank, i_b, i_p, i_q, chunk, COPY, COPY_CONSTRAINTS,
-                    SHAPE, IMAGE,
-                )  # fmt: skip
-            wait_for_copies(thread)
-            tl.debug_barrier()
+    for chunk in tl.range(0, CHUNKS, num_stages=1):
+        values = finish_chunk(
+            x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY, SHAPE, IMAGE
+        )  # fmt: skip
         walked = ()
         for i in tl.static_range(STACK):
             next_list = list_at(pairs, run, in_batch)
@@ -88,6 +78,10 @@ def conv_gather(  # type: ignore[no-untyped-def]
             )  # fmt: skip
             this_list = next_list
         sums = walked
+        values = next_chunk(
+            x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY, COPY_CONSTRAINTS,
+            SHAPE, IMAGE,
+        )  # fmt: skip
     sums = exchanged(shared, thread, rank, sums, SHAPE, EXCHANGE, EXCHANGE_CONSTRAINTS)
     if not EARLY:
         numbers = held_rows(rows, thread, rank, i_m, SHAPE)
@@ -98,14 +92,11 @@ def conv_gather(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def run_of(p_runs, i: tl.constexpr, lists, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
+def run_of(p_runs, i, lists, SHAPE: tl.constexpr):  # type: ignore[no-untyped-def]
     """(first pair, length) of a thread's i-th list; empty past its last."""
     STACK: tl.constexpr = SHAPE.stack
-    if i < SHAPE.tile.chunks * STACK:
-        run = tl.load(p_runs + i // STACK * lists + i % STACK)
-    else:
-        run = tl.zeros_like(p_runs.to(tl.int64))
-    return run
+    there = (p_runs.to(tl.int64) != 0) & (i < SHAPE.tile.chunks * STACK)
+    return tl.load(p_runs + i // STACK * lists + i % STACK, mask=there, other=0)
 
 
 @triton.jit
@@ -146,22 +137,16 @@ def conv_unrolled(  # type: ignore[no-untyped-def]
         x, shared, thread, rank, i_b, i_p, i_q, 0, COPY, COPY_CONSTRAINTS, SHAPE, IMAGE
     )  # fmt: skip
     for chunk in tl.static_range(CHUNKS):
-        if COPY is None:
-            put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
-            if SHAPE.ahead and chunk + 1 < CHUNKS:
-                values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
-        else:
-            if chunk > 0:
-                tl.debug_barrier()  # the chunk before has been used
-                begin_chunk(
-                    x, shared, thread, rank, i_b, i_p, i_q, chunk, COPY, COPY_CONSTRAINTS,
-                    SHAPE, IMAGE,
-                )  # fmt: skip
-            wait_for_copies(thread)
-            tl.debug_barrier()
+        values = finish_chunk(
+            x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY, SHAPE, IMAGE
+        )  # fmt: skip
         sums = tl.inline_asm_elementwise(
             ASM[chunk], CONSTRAINTS, operands + sums, dtype=f32s(SUMS), is_pure=False, pack=1
         )
+        values = next_chunk(
+            x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY, COPY_CONSTRAINTS,
+            SHAPE, IMAGE,
+        )  # fmt: skip
     sums = exchanged(shared, thread, rank, sums, SHAPE, EXCHANGE, EXCHANGE_CONSTRAINTS)
     if not EARLY:
         numbers = held_rows(rows, thread, rank, i_m, SHAPE)
@@ -210,7 +195,7 @@ def begin_chunk(  # type: ignore[no-untyped-def]
     x, shared, thread, rank, i_b, i_p, i_q, chunk, COPY: tl.constexpr, CONSTRAINTS: tl.constexpr,
     SHAPE: tl.constexpr, IMAGE: tl.constexpr,
 ):  # fmt: skip
-    """Start to stage a chunk: its first piece, or, where X can be copied, all of it."""
+    """Start to stage a chunk: its first piece into registers, or, where X can be copied, all."""
     values = ()
     if COPY is None:
         values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk, 0, SHAPE, IMAGE)
@@ -226,32 +211,55 @@ def begin_chunk(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def finish_chunk(  # type: ignore[no-untyped-def]
+    x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY: tl.constexpr,
+    SHAPE: tl.constexpr, IMAGE: tl.constexpr,
+):  # fmt: skip
+    """The chunk lies in the tile: ``values`` first, then piece by piece. The first piece of the
+    next one, if registers hold it while this one is used; past the last chunk nobody needs it."""
+    STAGING: tl.constexpr = SHAPE.staging
+    SIZE: tl.constexpr = SHAPE.piece
+    if COPY is None:
+        put_tile(shared, thread, values, 0, SHAPE, IMAGE)
+        for i in tl.static_range(SIZE, STAGING, SIZE):
+            piece = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk, i // SIZE, SHAPE, IMAGE)
+            put_tile(shared, thread, piece, i // SIZE, SHAPE, IMAGE)
+        if SHAPE.ahead:
+            values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
+    else:
+        wait_for_copies(thread)
+    tl.debug_barrier()
+    return values
+
+
+@triton.jit
+def next_chunk(  # type: ignore[no-untyped-def]
+    x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY: tl.constexpr,
+    CONSTRAINTS: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr,
+):  # fmt: skip
+    """The tile has been used: start to stage the next chunk, if registers do not hold it yet."""
+    CHUNKS: tl.constexpr = SHAPE.tile.chunks
+    if CHUNKS > 1:
+        tl.debug_barrier()
+        if COPY is None:
+            if not SHAPE.ahead:
+                values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
+        else:
+            if chunk + 1 < CHUNKS:  # a copy past the last would be one too many
+                begin_chunk(
+                    x, shared, thread, rank, i_b, i_p, i_q, chunk + 1, COPY, CONSTRAINTS,
+                    SHAPE, IMAGE,
+                )  # fmt: skip
+    return values
+
+
+@triton.jit
 def wait_for_copies(thread):  # type: ignore[no-untyped-def]
     """Until this thread's copies have been written."""
     tl.inline_asm_elementwise(
         "{ cp.async.wait_all; mov.b32 $0, 0; }", "=r,r", [thread],
         dtype=tl.int32, is_pure=False, pack=1,
     )  # fmt: skip
-
-
-@triton.jit
-def put_chunk(  # type: ignore[no-untyped-def]
-    x, shared, thread, rank, i_b, i_p, i_q, values, chunk,
-    SHAPE: tl.constexpr, IMAGE: tl.constexpr,
-):  # fmt: skip
-    """The chunk into the tile, once the one before has been used: ``values`` first, if they were
-    loaded ahead, then piece by piece."""
-    STAGING: tl.constexpr = SHAPE.staging
-    SIZE: tl.constexpr = SHAPE.piece
-    if chunk > 0:
-        tl.debug_barrier()
-    for i in tl.static_range(0, STAGING, SIZE):
-        if i > 0 or (chunk > 0 and not SHAPE.ahead):
-            values = load_chunk(
-                x, thread, rank, i_b, i_p, i_q, chunk, i // SIZE, SHAPE, IMAGE
-            )  # fmt: skip
-        put_tile(shared, thread, values, i // SIZE, SHAPE, IMAGE)
-    tl.debug_barrier()
 
 
 @triton.jit
@@ -293,7 +301,7 @@ def conv_source(plan: Plan[ConvProblem]) -> KernelSource:
     problem, config, shape = plan.problem, plan.config, shape_of(plan)
     dependent = has_dependent_launch(plan.device.arch)
     image = image_of(problem)
-    copied = can_copy(problem.x_dtype, image, plan.device.arch)
+    copied = can_copy(problem.x_dtype, problem.x_layout, plan.device.arch)
     copy = emit_copy(shape, image) if copied else None
     opened, exchange = emit_window(shape), emit_exchange(shape)
     texts, arrays = (
