@@ -90,6 +90,8 @@ OPERATIONS: dict[str, Callable[..., int]] = {
     "mov": lambda a: a,
     "cvt": lambda a: a,
     "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "min": min,
     "mul": lambda a, b: a * b,
     "mad": lambda a, b, c: a * b + c,
     "shl": lambda a, b: a << b,

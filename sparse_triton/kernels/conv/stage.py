@@ -41,13 +41,23 @@ def copy_tile(  # type: ignore[no-untyped-def]
         cell, channel = cell_and_channel(thread, first, SHAPE)
         o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
         mine = (cell < CELLS) & (channel < AT_ONCE)
-        p_x = x + (c_0 + channel) * PLANE + tl.where(inside, o_x, 0)
-        tl.inline_asm_elementwise(
-            ASM, CONSTRAINTS,
-            [tile + channel * CHANNEL_BYTES + cell * 4, p_x.to(tl.int64), inside.to(tl.int32) * 4,
-             tl.where(mine, CHANNELS - channel, 0), IMAGE.C - c_0 - channel],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
+        copy(
+            tile + channel * CHANNEL_BYTES + cell * 4,
+            (x + (c_0 + channel) * PLANE + tl.where(inside, o_x, 0)).to(tl.int64),
+            inside.to(tl.int32) * 4,
+            tl.where(mine, CHANNELS - channel, 0),
+            IMAGE.C - c_0 - channel,
+            ASM,
+            CONSTRAINTS,
+        )
+
+
+@triton.jit
+def copy(tile, x, size, room, have, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Start the copies of one cell of one channel after another."""
+    tl.inline_asm_elementwise(
+        ASM, CONSTRAINTS, [tile, x, size, room, have], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
