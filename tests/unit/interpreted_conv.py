@@ -8,7 +8,6 @@ one JSON line a case.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,15 +16,8 @@ import triton
 import triton.language as tl
 
 from sparse_triton.kernels.conv import stage
-from sparse_triton.kernels.conv.copy import emit_copy
 from sparse_triton.kernels.conv.interpreter import Place, staged
-from sparse_triton.kernels.conv.shape import (
-    Image,
-    Shape,
-    gather_shape,
-    image_of,
-    unrolled_shape,
-)
+from sparse_triton.kernels.conv.shape import gather_shape, image_of, unrolled_shape
 from tests.conv_support import FAMILIES, drawn_config, drawn_problem
 
 CASES = 24
@@ -38,34 +30,9 @@ def put(address, value, mask):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def copy(tile, x, size, room, have, STEPS: tl.constexpr, CONSTRAINTS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Stands in for the text of ``emit_copy``; STEPS are its copies."""
-    COUNT: tl.constexpr = len(STEPS)
-    for i in tl.static_range(COUNT):
-        mine, there = room > STEPS[i][0], (size > 0) & (have > STEPS[i][0])
-        p_x = (x + STEPS[i][1]).to(tl.pointer_type(tl.float32), bitcast=True)
-        value = tl.load(p_x, mask=mine & there, other=0.0)
-        put(tile + STEPS[i][2], value, mine)
-
-
-@triton.jit
-def copy_all(
-    x, memory, i_b, p_0, q_0, c_0, SHAPE: tl.constexpr, IMAGE: tl.constexpr, STEPS: tl.constexpr
-):  # type: ignore[no-untyped-def]
-    THREADS: tl.constexpr = SHAPE.threads
-    thread = tl.arange(0, THREADS)
-    tile = memory.to(tl.int64) + thread.to(tl.int64) * 0
-    stage.put_zeros(tile, thread, SHAPE)
-    stage.copy_tile(x, tile, thread, i_b, p_0, q_0, c_0, SHAPE, IMAGE, STEPS, "")
-
-
-def steps(shape: Shape, image: Image) -> tuple[tuple[int, int, int], ...]:
-    """(channels before it, bytes of X, bytes of the tile) of each copy, read off the text."""
-    text = emit_copy(shape, image).text
-    found = re.findall(r"cp\.async\S* \[\$1\+(\d+)\], \[\$2\+(\d+)\], 4, (\S+);", text)
-    plane = 4 * image.H * image.W
-    assert {bytes_ for _, _, bytes_ in found} <= {"$3", "bytes"}
-    return tuple((int(x) // plane, int(x), int(tile)) for tile, x, _ in found)
+def opaque(x):  # type: ignore[no-untyped-def]
+    """Stands in for a move that the compiler does not look into."""
+    return x
 
 
 @triton.jit
@@ -106,16 +73,11 @@ def agrees(seed: int) -> tuple[str, bool] | None:
     memory = torch.full((tile.bytes // 4 + 8,), float("nan"))
     stage_all[(1,)](layout, memory, *at, c_0, shape, image_of(p))
     want = np.append(staged(shape, X.numpy(), at, c_0), np.full(8, np.nan, dtype=np.float32))
-    right = np.array_equal(memory.numpy(), want, equal_nan=True)
-    if p.x_layout == "row":
-        memory.fill_(float("nan"))
-        copy_all[(1,)](layout, memory, *at, c_0, shape, image_of(p), steps(shape, image_of(p)))
-        right &= np.array_equal(memory.numpy(), want, equal_nan=True)
-    return f"{p} {config}", right
+    return f"{p} {config}", np.array_equal(memory.numpy(), want, equal_nan=True)
 
 
 if __name__ == "__main__":
-    stage.put, stage.copy = put, copy
+    stage.put, stage.opaque = put, opaque
     for seed in range(CASES):
         found = agrees(seed)
         if found is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sparse_triton.kernels.conv.stage import get, put
+from sparse_triton.kernels.conv.stage import get, opaque, put
 from sparse_triton.kernels.epilogue import finish
 
 
@@ -38,6 +38,7 @@ def finish_tile(  # type: ignore[no-untyped-def]
             point, image = lane, i_b * SHAPE.tile.images + slot % REPEAT
         else:
             point, image = lane + slot % REPEAT * LANES, i_b + lane * 0
+        point = opaque(point)
         p, q = point // PITCH, point % PITCH
         mask = mine & (row >= 0) & (p < SHAPE.tile.rows.conv) & (q < SHAPE.tile.columns.conv)
         p += p_0
@@ -92,7 +93,7 @@ def pool_tile(  # type: ignore[no-untyped-def]
     THREADS: tl.constexpr = SHAPE.threads
     PLACE_BYTES: tl.constexpr = SHAPE.repeat * SHAPE.lanes * 4
     for first in tl.static_range(0, OUTPUTS, THREADS):
-        output = first + thread
+        output = opaque(first + thread)
         place, at = output // (TILE_P * TILE_Q), output % (TILE_P * TILE_Q)
         t_p, t_q = at // TILE_Q, at % TILE_Q
         y_p, y_q = i_p * TILE_P + t_p, i_q * TILE_Q + t_q

@@ -11,13 +11,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import has_dependent_launch
-from sparse_triton.kernels.conv.copy import can_copy, emit_copy
 from sparse_triton.kernels.conv.exchange import emit_exchange, emit_window
 from sparse_triton.kernels.conv.finish import finish_tile, held_rows
 from sparse_triton.kernels.conv.lists import lists_for
 from sparse_triton.kernels.conv.program import conv_programs, emit_program
 from sparse_triton.kernels.conv.shape import Shape, image_of, shape_of
-from sparse_triton.kernels.conv.stage import copy_tile, load_tile, put_tile, put_zeros
+from sparse_triton.kernels.conv.stage import load_tile, put_tile, put_zeros
 from sparse_triton.kernels.conv.walk import Walk, emit_walk
 from sparse_triton.kernels.epilogue import f32s
 
@@ -33,7 +32,6 @@ def conv_gather(  # type: ignore[no-untyped-def]
     x, y, bias, residual, pairs, runs, rows,
     SHAPE: tl.constexpr, IMAGE: tl.constexpr, FASTEST: tl.constexpr, DEPENDENT: tl.constexpr,
     SHARED: tl.constexpr, SHARED_CONSTRAINTS: tl.constexpr,
-    COPY: tl.constexpr, COPY_CONSTRAINTS: tl.constexpr,
     ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
     EXCHANGE: tl.constexpr, EXCHANGE_CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -60,14 +58,10 @@ def conv_gather(  # type: ignore[no-untyped-def]
     run = run_of(p_runs, 1, lists, SHAPE)
     if DEPENDENT:
         gdc_wait()
-    values = begin_chunk(
-        x, shared, thread, rank, i_b, i_p, i_q, 0, COPY, COPY_CONSTRAINTS, SHAPE, IMAGE
-    )  # fmt: skip
+    values = load_chunk(x, thread, rank, i_b, i_p, i_q, 0, 0, SHAPE, IMAGE)
     put_zeros(shared, thread, SHAPE)
     for chunk in tl.range(0, CHUNKS, num_stages=1):
-        values = finish_chunk(
-            x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY, SHAPE, IMAGE
-        )  # fmt: skip
+        values = put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
         walked = ()
         for i in tl.static_range(STACK):
             next_list = list_at(pairs, run, in_batch)
@@ -78,10 +72,7 @@ def conv_gather(  # type: ignore[no-untyped-def]
             )  # fmt: skip
             this_list = next_list
         sums = walked
-        values = next_chunk(
-            x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY, COPY_CONSTRAINTS,
-            SHAPE, IMAGE,
-        )  # fmt: skip
+        values = next_chunk(x, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
     sums = exchanged(shared, thread, rank, sums, SHAPE, EXCHANGE, EXCHANGE_CONSTRAINTS)
     if not EARLY:
         numbers = held_rows(rows, thread, rank, i_m, SHAPE)
@@ -112,7 +103,6 @@ def conv_unrolled(  # type: ignore[no-untyped-def]
     x, y, bias, residual, rows,
     SHAPE: tl.constexpr, IMAGE: tl.constexpr, FASTEST: tl.constexpr, DEPENDENT: tl.constexpr,
     SHARED: tl.constexpr, SHARED_CONSTRAINTS: tl.constexpr,
-    COPY: tl.constexpr, COPY_CONSTRAINTS: tl.constexpr,
     ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
     EXCHANGE: tl.constexpr, EXCHANGE_CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -133,20 +123,13 @@ def conv_unrolled(  # type: ignore[no-untyped-def]
     )
     if DEPENDENT:
         gdc_wait()
-    values = begin_chunk(
-        x, shared, thread, rank, i_b, i_p, i_q, 0, COPY, COPY_CONSTRAINTS, SHAPE, IMAGE
-    )  # fmt: skip
+    values = load_chunk(x, thread, rank, i_b, i_p, i_q, 0, 0, SHAPE, IMAGE)
     for chunk in tl.static_range(CHUNKS):
-        values = finish_chunk(
-            x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY, SHAPE, IMAGE
-        )  # fmt: skip
+        values = put_chunk(x, shared, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
         sums = tl.inline_asm_elementwise(
             ASM[chunk], CONSTRAINTS, operands + sums, dtype=f32s(SUMS), is_pure=False, pack=1
         )
-        values = next_chunk(
-            x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY, COPY_CONSTRAINTS,
-            SHAPE, IMAGE,
-        )  # fmt: skip
+        values = next_chunk(x, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE, IMAGE)
     sums = exchanged(shared, thread, rank, sums, SHAPE, EXCHANGE, EXCHANGE_CONSTRAINTS)
     if not EARLY:
         numbers = held_rows(rows, thread, rank, i_m, SHAPE)
@@ -191,75 +174,35 @@ def load_chunk(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def begin_chunk(  # type: ignore[no-untyped-def]
-    x, shared, thread, rank, i_b, i_p, i_q, chunk, COPY: tl.constexpr, CONSTRAINTS: tl.constexpr,
+def put_chunk(  # type: ignore[no-untyped-def]
+    x, shared, thread, rank, i_b, i_p, i_q, values, chunk,
     SHAPE: tl.constexpr, IMAGE: tl.constexpr,
 ):  # fmt: skip
-    """Start to stage a chunk: its first piece into registers, or, where X can be copied, all."""
-    values = ()
-    if COPY is None:
-        values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk, 0, SHAPE, IMAGE)
-    else:
-        p_0 = i_p * SHAPE.tile.rows.step + SHAPE.tile.rows.first
-        q_0 = i_q * SHAPE.tile.columns.step + SHAPE.tile.columns.first
-        c_0 = (rank * SHAPE.tile.chunks + chunk) * SHAPE.tile.channels
-        copy_tile(
-            x, shared, thread, i_b * SHAPE.tile.images, p_0, q_0, c_0, SHAPE, IMAGE,
-            COPY, CONSTRAINTS,
-        )  # fmt: skip
-    return values
-
-
-@triton.jit
-def finish_chunk(  # type: ignore[no-untyped-def]
-    x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY: tl.constexpr,
-    SHAPE: tl.constexpr, IMAGE: tl.constexpr,
-):  # fmt: skip
-    """The chunk lies in the tile: ``values`` first, then piece by piece. The first piece of the
-    next one, if registers hold it while this one is used; past the last chunk nobody needs it."""
+    """The chunk into the tile: ``values`` first, then piece by piece. The first piece of the next
+    one, if registers hold it while this one is used; past the last chunk nobody needs it."""
     STAGING: tl.constexpr = SHAPE.staging
     SIZE: tl.constexpr = SHAPE.piece
-    if COPY is None:
-        put_tile(shared, thread, values, 0, SHAPE, IMAGE)
-        for i in tl.static_range(SIZE, STAGING, SIZE):
-            piece = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk, i // SIZE, SHAPE, IMAGE)
-            put_tile(shared, thread, piece, i // SIZE, SHAPE, IMAGE)
-        if SHAPE.ahead:
-            values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
-    else:
-        wait_for_copies(thread)
+    put_tile(shared, thread, values, 0, SHAPE, IMAGE)
+    for i in tl.static_range(SIZE, STAGING, SIZE):
+        piece = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk, i // SIZE, SHAPE, IMAGE)
+        put_tile(shared, thread, piece, i // SIZE, SHAPE, IMAGE)
+    if SHAPE.ahead:
+        values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
     tl.debug_barrier()
     return values
 
 
 @triton.jit
 def next_chunk(  # type: ignore[no-untyped-def]
-    x, shared, thread, rank, i_b, i_p, i_q, values, chunk, COPY: tl.constexpr,
-    CONSTRAINTS: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr,
+    x, thread, rank, i_b, i_p, i_q, values, chunk, SHAPE: tl.constexpr, IMAGE: tl.constexpr
 ):  # fmt: skip
-    """The tile has been used: start to stage the next chunk, if registers do not hold it yet."""
+    """The tile has been used: load the next chunk's first piece, if registers do not hold it."""
     CHUNKS: tl.constexpr = SHAPE.tile.chunks
     if CHUNKS > 1:
         tl.debug_barrier()
-        if COPY is None:
-            if not SHAPE.ahead:
-                values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
-        else:
-            if chunk + 1 < CHUNKS:  # a copy past the last would be one too many
-                begin_chunk(
-                    x, shared, thread, rank, i_b, i_p, i_q, chunk + 1, COPY, CONSTRAINTS,
-                    SHAPE, IMAGE,
-                )  # fmt: skip
+        if not SHAPE.ahead:
+            values = load_chunk(x, thread, rank, i_b, i_p, i_q, chunk + 1, 0, SHAPE, IMAGE)
     return values
-
-
-@triton.jit
-def wait_for_copies(thread):  # type: ignore[no-untyped-def]
-    """Until this thread's copies have been written."""
-    tl.inline_asm_elementwise(
-        "{ cp.async.wait_all; mov.b32 $0, 0; }", "=r,r", [thread],
-        dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
 
 
 @triton.jit
@@ -300,9 +243,6 @@ def conv_source(plan: Plan[ConvProblem]) -> KernelSource:
     """
     problem, config, shape = plan.problem, plan.config, shape_of(plan)
     dependent = has_dependent_launch(plan.device.arch)
-    image = image_of(problem)
-    copied = can_copy(problem.x_dtype, problem.x_layout, plan.device.arch)
-    copy = emit_copy(shape, image) if copied else None
     opened, exchange = emit_window(shape), emit_exchange(shape)
     texts, arrays = (
         _gather_parts(plan, shape) if config.kernel == "gather" else _unrolled_parts(plan, shape)
@@ -312,13 +252,11 @@ def conv_source(plan: Plan[ConvProblem]) -> KernelSource:
         fn=conv_gather if config.kernel == "gather" else conv_unrolled,
         constants={
             "SHAPE": shape,
-            "IMAGE": image,
+            "IMAGE": image_of(problem),
             "FASTEST": config.fastest,
             "DEPENDENT": dependent,
             "SHARED": opened.text,
             "SHARED_CONSTRAINTS": opened.constraints,
-            "COPY": copy and copy.text,
-            "COPY_CONSTRAINTS": copy and copy.constraints,
             **texts,
             "EXCHANGE": exchange.text,
             "EXCHANGE_CONSTRAINTS": exchange.constraints,

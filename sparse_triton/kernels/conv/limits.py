@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sparse_triton.config import KernelConfig, counts_why_not
 from sparse_triton.device import Device
-from sparse_triton.kernels.conv.copy import can_copy
 from sparse_triton.kernels.conv.shape import Shape, gather_shape, unrolled_shape
 from sparse_triton.kernels.conv.tile import ANCHOR_BYTES
 from sparse_triton.kernels.gather.limits import MAX_PAIRS
@@ -36,7 +35,7 @@ def gather_why_not(problem: ConvProblem, config: KernelConfig, device: Device) -
             f"each; use K_blocks <= {shape.block_m} or fewer M_blocks than {config.M_blocks}"
         )
     registers = shape.sums + config.prefetch * (2 + shape.repeat) + REGISTERS_BESIDES
-    registers += _ahead(problem, shape, device)
+    registers += shape.staging if shape.ahead else 0
     return _shape_why_not(shape, config, device, registers)
 
 
@@ -55,14 +54,8 @@ def unrolled_why_not(problem: ConvProblem, config: KernelConfig, device: Device)
         return f"stack must be 1: a body is for all rows of its block, got {config.stack}"
     shape = unrolled_shape(problem, config)
     registers = shape.sums + shape.repeat * (config.prefetch + 1) + REGISTERS_BESIDES
-    registers += _ahead(problem, shape, device)
+    registers += shape.staging if shape.ahead else 0
     return _shape_why_not(shape, config, device, registers)
-
-
-def _ahead(problem: ConvProblem, shape: Shape, device: Device) -> int:
-    """Registers that hold the next chunk."""
-    copied = can_copy(problem.x_dtype, problem.x_layout, device.arch)
-    return shape.staging if shape.ahead and not copied else 0
 
 
 def _problem_why_not(problem: ConvProblem, config: KernelConfig) -> str | None:

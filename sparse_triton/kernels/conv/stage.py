@@ -26,41 +26,6 @@ def load_tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def copy_tile(  # type: ignore[no-untyped-def]
-    x, tile, thread, i_b, p_0, q_0, c_0, SHAPE: tl.constexpr, IMAGE: tl.constexpr,
-    ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
-):  # fmt: skip
-    """Start the copies of all cells of this thread; see ``copy.py``."""
-    THREADS: tl.constexpr = SHAPE.threads
-    CELLS: tl.constexpr = SHAPE.tile.cells
-    CHANNELS: tl.constexpr = SHAPE.tile.channels
-    CHANNEL_BYTES: tl.constexpr = SHAPE.tile.channel_cells * 4
-    AT_ONCE: tl.constexpr = SHAPE.channels_at_once
-    PLANE: tl.constexpr = IMAGE.H * IMAGE.W
-    for first in tl.static_range(0, CELLS, THREADS):
-        cell, channel = cell_and_channel(thread, first, SHAPE)
-        o_x, inside = element(cell, i_b, p_0, q_0, SHAPE, IMAGE)
-        mine = (cell < CELLS) & (channel < AT_ONCE)
-        copy(
-            tile + channel * CHANNEL_BYTES + cell * 4,
-            (x + (c_0 + channel) * PLANE + tl.where(inside, o_x, 0)).to(tl.int64),
-            inside.to(tl.int32) * 4,
-            tl.where(mine, CHANNELS - channel, 0),
-            IMAGE.C - c_0 - channel,
-            ASM,
-            CONSTRAINTS,
-        )
-
-
-@triton.jit
-def copy(tile, x, size, room, have, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Start the copies of one cell of one channel after another."""
-    tl.inline_asm_elementwise(
-        ASM, CONSTRAINTS, [tile, x, size, room, have], dtype=tl.int32, is_pure=False, pack=1
-    )
-
-
-@triton.jit
 def put_tile(  # type: ignore[no-untyped-def]
     tile, thread, values, PIECE: tl.constexpr, SHAPE: tl.constexpr, IMAGE: tl.constexpr
 ):  # fmt: skip
@@ -185,6 +150,7 @@ def element(cell, i_b, p_0, q_0, SHAPE: tl.constexpr, IMAGE: tl.constexpr):  # t
     ROWS: tl.constexpr = SHAPE.tile.rows.cells
     ROW_PHASES: tl.constexpr = SHAPE.tile.rows.phases
     COLUMN_PHASES: tl.constexpr = SHAPE.tile.columns.phases
+    cell = opaque(cell)
     image = i_b + cell // SHAPE.tile.plane
     column, rest = cell % PITCH, cell // PITCH
     row, rest = rest % ROWS, rest // ROWS
@@ -197,6 +163,15 @@ def element(cell, i_b, p_0, q_0, SHAPE: tl.constexpr, IMAGE: tl.constexpr):  # t
     inside = (h >= 0) & (h < IMAGE.H) & (w >= 0) & (w < IMAGE.W) & (image < IMAGE.batch)
     o_image = image.to(tl.int64) * (IMAGE.C * IMAGE.H * IMAGE.W)
     return o_image + h * IMAGE.x_strides[1] + w * IMAGE.x_strides[2], inside
+
+
+@triton.jit
+def opaque(x):  # type: ignore[no-untyped-def]
+    """x, of which the compiler knows nothing: where it knows that 16 bits are enough it adds in
+    pairs (``add.s16x2``), and ptxas 12.8 loses the constants of such additions."""
+    return tl.inline_asm_elementwise(
+        "mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=True, pack=1
+    )
 
 
 @triton.jit
