@@ -98,16 +98,12 @@ def worst_ratio(
 
 
 def worst_conv_ratio(
-    Y: Tensor, W: SparseMatrix, call: ConvCall, *, Gy: int = 1, roundings: int = 1,
-    known: tuple[Float64, Float64] | None = None,
-) -> float:  # fmt: skip
-    """As ``worst_ratio``, of a convolution with W [M, C*R*S]: Y [B, M, P, Q], pooled or not.
-
-    known  what ``conv_truth`` said of the same call, if it was asked before
-    """
+    Y: Tensor, W: SparseMatrix, call: ConvCall, *, Gy: int = 1, roundings: int = 1
+) -> float:
+    """As ``worst_ratio``, of a convolution with W [M, C*R*S]: Y [B, M, P, Q], pooled or not."""
     y_dtype = str(Y.dtype).removeprefix("torch.")
     pool = call.geometry.pool
-    y64, magnitude = known or conv_truth(W, call)
+    y64, magnitude = conv_truth(W, call)
     if tuple(Y.shape) != call.y_shape(W.shape[0]):
         return float("inf")
     if Y.numel() == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.parcel import unpack
-from benchmarks.conv_kernels import Job, Kernels
 from benchmarks.conv_problems import ConvLayer, MAX_2x2, conv_layers, pool_layers
 from benchmarks.conv_report import details, plot, speedup, summary
-from sparse_triton.build import TritonKernel
-from sparse_triton.config import KernelConfig
-from sparse_triton.device import Device
-from sparse_triton.kernels import CONV_FAMILIES
 
 
 @pytest.fixture
@@ -90,22 +83,3 @@ def test_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot(ROWS, "title", tmp_path / "conv.png")
     assert (tmp_path / "conv.png").stat().st_size > 1000
-
-
-def test_kernels_are_compiled_by_others() -> None:
-    """One small kernel, built in a child: what ``launch`` would bind."""
-    layer = ConvLayer("drawn", 4, 7, 8, "0.9")
-    W = layer.load()
-    device = Device.virtual_cuda(90)
-    problem = layer.problem(W.nnz)
-    config = CONV_FAMILIES["gather"].default_config(problem, device)
-    long = Job(layer, dataclasses.replace(problem, nnz=20_000), KernelConfig("unrolled"))
-    assert long.long
-    assert not Job(layer, problem, KernelConfig("dense")).compiled
-    job = Job(layer, problem, config)
-    with Kernels([job, job], device) as kernels:
-        assert list(kernels.built) == [job]
-        kernel = unpack(kernels.built[job].result())
-    assert isinstance(kernel, TritonKernel)
-    assert kernel.source.cluster == config.K_blocks
-    assert not Path(kernels.folder.name).exists()

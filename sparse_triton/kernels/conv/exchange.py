@@ -13,16 +13,12 @@ from sparse_triton.kernels.columns import UID, Asm, Operands
 from sparse_triton.kernels.conv.shape import Shape
 from sparse_triton.kernels.conv.tile import ANCHOR_BYTES
 from sparse_triton.kernels.exchange import (
-    barrier,
     before_first_store,
     begin,
     load,
     of_program,
     store,
 )
-
-ASYNC = True
-
 
 def emit_window(shape: Shape) -> Asm:
     """Input: number in the program of this thread. Output: where its shared memory begins, behind
@@ -96,9 +92,7 @@ def _send(shape: Shape, window: str, rank: str, sums: list[str]) -> Iterator[str
             yield from of_program("bar", "o", "owner", shape.K_blocks)
         for i, value in enumerate(sums[first : first + together]):
             address = f"to+{shape.partials_from + i * slot_bytes}"
-            if shape.K_blocks > 1 and not ASYNC:
-                yield store(address, [value], shape.K_blocks)
-            elif shape.K_blocks > 1:
+            if shape.K_blocks > 1:
                 yield (
                     "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 "
                     f"[{address}], {value}, [bar];"
@@ -111,9 +105,6 @@ def _arrived(shape: Shape, window: str) -> Iterator[str]:
     """All partials that this program adds up are there."""
     if shape.K_blocks == 1:
         yield "bar.sync 0;"
-        return
-    if not ASYNC:
-        yield from barrier(shape.K_blocks)
         return
     yield f"WAIT{UID}:"
     yield (

@@ -93,28 +93,34 @@ def _gather_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConf
     lanes = 32 if problem.N >= 32 else 4
     found = [
         (gather_us(problem, config, device), str(config), config)
-        for config in _gather_candidates(problem)
+        for config in _gather_candidates(problem, device)
         if gather_why_not(problem, config, device) is None
         and gather_shape(problem, config).lanes >= lanes
     ]
     if found:
         yield min(found)[2]
-    yield from _gather_candidates(problem)
+    yield from _gather_candidates(problem, device)
 
 
-def _gather_candidates(problem: ConvProblem) -> Iterator[KernelConfig]:
+def _gather_candidates(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
+    """A larger window only where a smaller one takes several chunks."""
     height, width = problem.y_size
     many = problem.N * problem.batch >= MANY_COLUMNS
-    stacks, clusters, groups = (
-        ((1, 2, 4, 8), (1,), (1,)) if many else ((1,), (1, 2, 4, 8), (1, 2, 4))
+    clusters, groups, stacks = (
+        ((1, 2), (1,), (1, 2, 4, 8)) if many else ((1, 2, 4, 8), (1, 2), (1, 2, 4))
     )
     for N_blocks, repeat, K_blocks, Gy, stack, places in itertools.product(
-        _tile_counts(height, width), (1, 2, 4), clusters, groups, stacks, (2, 4, 8, 16, 32)
+        _tile_counts(height, width), (1, 2, 4, 8), clusters, groups, stacks, (4, 8, 16, 32)
     ):
-        yield KernelConfig(
-            "gather", ceil_div(problem.M, places), N_blocks, Gy, K_blocks, stack=stack,
-            repeat=repeat, row_blocks="even_nnz", prefetch=8,
-        )  # fmt: skip
+        for window_kb in (48, 104, 208):
+            config = KernelConfig(
+                "gather", ceil_div(problem.M, places), N_blocks, Gy, K_blocks, stack=stack,
+                repeat=repeat, row_blocks="even_nnz", prefetch=4 if repeat == 8 else 8,
+                window_kb=window_kb,
+            )  # fmt: skip
+            yield config
+            if gather_shape(problem, config).tile.chunks == 1:
+                break
 
 
 def _unrolled_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:

@@ -13,7 +13,7 @@ from sparse_triton.problem import ConvProblem
 MAX_THREADS = 1024
 MAX_CHUNKS = 64
 MAX_STAGING = 128  # of one thread and chunk: they are written out
-REGISTERS_BESIDES = 24
+REGISTERS_BESIDES = 26
 
 
 def gather_why_not(problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:

@@ -20,6 +20,8 @@ THREADS, SHARED_BYTES = 2048, 227 * 1024  # of a multiprocessor
 CYCLES = 1755.0  # of a microsecond
 SCHEDULERS = 4  # instructions of a cycle
 L2_BYTES = 24.0  # of a cycle and multiprocessor
+# Multiprocessors that clusters of a size can use, of all: a cluster lies within 16 or 18 neighbours.
+IN_CLUSTERS = {1: 1.0, 2: 1.0, 4: 0.86, 8: 0.85}
 
 
 class Costs(NamedTuple):
@@ -27,18 +29,18 @@ class Costs(NamedTuple):
     PAIR: cycles of shared memory to hand a pair to a warp; STAGED: to stage 32 elements.
     A_WARP, A_LIST, AN_ELEMENT, A_PARTIAL: instructions."""
 
-    launch: float = 1.6
-    cluster: float = 0.5
-    doubling: float = 0.1
-    trip: float = 0.6
-    list: float = 0.15
-    turn: float = 0.1
-    pair: float = 2.0
-    staged: float = 3.0
-    a_warp: float = 250.0
-    a_list: float = 40.0
-    an_element: float = 4.0
-    a_partial: float = 3.0
+    launch: float = 2.2
+    cluster: float = 1.0
+    doubling: float = 0.0
+    trip: float = 0.55
+    list: float = 1.0
+    turn: float = 0.105
+    pair: float = 0.9
+    staged: float = 0.0
+    a_warp: float = 0.0
+    a_list: float = 135.0
+    an_element: float = 1.7
+    a_partial: float = 12.0
 
 
 COSTS = Costs()
@@ -66,7 +68,7 @@ def gather_us(
     read += problem.nnz * 8 * places / programs
     work = (max(memory, issued / SCHEDULERS) + read / L2_BYTES) / CYCLES
     chain = tile.chunks * c.trip + lists * (c.list + math.ceil(pairs / shape.depth) * c.turn)
-    mean = programs / device.cores
+    mean = programs / (device.cores * IN_CLUSTERS[shape.K_blocks])
     busiest = math.ceil(mean) if mean < 8 else mean
     waves = max(1.0, busiest / max(1, _at_once(shape, device)))
     return (

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
 MAX_IN_FLIGHT = 24  # elements of X that a thread holds in registers
+FEW_SUMS = 16  # so many, beside that number of sums
 MAX_AHEAD = 16  # while it multiplies
 
 
@@ -88,7 +89,7 @@ class Shape:
     @property
     def piece(self) -> int:
         """Elements that a thread has in flight at a time."""
-        return min(self.staging, MAX_IN_FLIGHT)
+        return min(self.staging, MAX_IN_FLIGHT if self.sums <= FEW_SUMS else MAX_AHEAD)
 
     @property
     def ahead(self) -> bool:
