@@ -108,3 +108,17 @@ def test_drawn_configurations_do_not_spill(seed: int) -> None:
     kernel = plan.family.build(plan)
     assert isinstance(kernel, TritonKernel)
     assert resources(kernel).spill_bytes == 0
+
+
+def test_no_additions_in_pairs() -> None:
+    """Of 16-bit numbers, which LLVM makes where it knows that they suffice: such code was wrong on
+    a GPU (see ``stage.opaque``). Its shape, channels-last, staged 666 cells a channel."""
+    p = ConvProblem(
+        1, 64, 28, 33, 64, 3, 3, 680, stride=(3, 1), padding=(0, 1, 2, 1), x_layout="column",
+        epilogue=Epilogue(residual=True, activation="gelu"),
+        pool=Pool("avg", (3, 3), (3, 2), (1, 1)),
+    )  # fmt: skip
+    config = KernelConfig(
+        "unrolled", 8, 2, 2, 4, repeat=2, prefetch=4, row_blocks="even_nnz", fastest="columns"
+    )
+    assert "16x2" not in built(p, config, 90)[1].compiled.asm["ptx"]

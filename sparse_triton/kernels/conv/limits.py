@@ -6,6 +6,7 @@ from sparse_triton.config import KernelConfig, counts_why_not
 from sparse_triton.device import Device
 from sparse_triton.kernels.conv.shape import Shape, gather_shape, unrolled_shape
 from sparse_triton.kernels.conv.tile import ANCHOR_BYTES
+from sparse_triton.kernels.exchange import cluster_why_not
 from sparse_triton.kernels.gather.limits import MAX_PAIRS
 from sparse_triton.kernels.unrolled.limits import MAX_NNZ
 from sparse_triton.problem import ConvProblem
@@ -18,6 +19,7 @@ REGISTERS_BESIDES = 26
 
 def gather_why_not(problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
     reason = counts_why_not(config, ("sorted", "even_nnz")) or _problem_why_not(problem, config)
+    reason = reason or cluster_why_not(config, device)
     if reason is not None:
         return reason
     if problem.nnz > MAX_PAIRS:
@@ -41,6 +43,7 @@ def gather_why_not(problem: ConvProblem, config: KernelConfig, device: Device) -
 
 def unrolled_why_not(problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
     reason = counts_why_not(config, ("even_rows", "even_nnz")) or _problem_why_not(problem, config)
+    reason = reason or cluster_why_not(config, device)
     if reason is not None:
         return reason
     if problem.nnz > MAX_NNZ:
@@ -65,8 +68,6 @@ def _problem_why_not(problem: ConvProblem, config: KernelConfig) -> str | None:
         return f"vector must be 1: shared memory is read by the element, got {config.vector}"
     if config.repeat & (config.repeat - 1):
         return f"repeat must be a power of two, got {config.repeat}"
-    if config.K_blocks not in (1, 2, 4, 8):
-        return f"K_blocks must be 1, 2, 4 or 8, the programs of a cluster, got {config.K_blocks}"
     if problem.C * problem.H * problem.W >= 2**31 or problem.M * problem.N >= 2**31:
         return "an image of 2**31 elements needs 64-bit offsets; use kernel='dense'"
     return None
@@ -76,8 +77,6 @@ def _shape_why_not(
     shape: Shape, config: KernelConfig, device: Device, registers: int
 ) -> str | None:
     threads, tile = shape.threads, shape.tile
-    if config.K_blocks > 1 and device.arch < 90:
-        return f"K_blocks={config.K_blocks} needs clusters, from sm_90 on; use K_blocks=1"
     if threads % 32 or threads > MAX_THREADS or threads & (threads - 1):
         return (
             f"{shape.row_groups} row groups * {shape.lanes} lanes = {threads} threads must be a "

@@ -21,7 +21,7 @@ CYCLES = 1755.0  # of a microsecond
 SCHEDULERS = 4  # instructions of a cycle
 L2_BYTES = 24.0  # of a cycle and multiprocessor
 # Multiprocessors that clusters of a size can use, of all: a cluster lies within 16 or 18 neighbours.
-IN_CLUSTERS = {1: 1.0, 2: 1.0, 4: 0.86, 8: 0.85}
+IN_CLUSTERS = {1: 1.0, 2: 1.0, 4: 0.86, 8: 0.85, 16: 0.8}
 
 
 class Costs(NamedTuple):
