@@ -20,6 +20,7 @@ from sparse_triton.kernels.exchange import (
     store,
 )
 
+
 def emit_window(shape: Shape) -> Asm:
     """Input: number in the program of this thread. Output: where its shared memory begins, behind
     the declared bytes. In those a cluster's program has its barrier, set up here."""

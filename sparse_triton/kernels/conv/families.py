@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.conv.interpreter import interpret
 from sparse_triton.kernels.conv.limits import gather_why_not, unrolled_why_not
-from sparse_triton.kernels.conv.model import gather_us
+from sparse_triton.kernels.conv.model import gather_us, unrolled_us
 from sparse_triton.kernels.conv.shape import gather_shape, unrolled_shape
 from sparse_triton.kernels.exchange import cluster_sizes
 from sparse_triton.kernels.family import Family, Space
@@ -68,7 +69,7 @@ class GatherConv(Staged):
         return gather_why_not(problem, config, device)
 
     def default_config(self, problem: ConvProblem, device: Device) -> KernelConfig:
-        return _first_legal(self, _gather_guesses(problem, device), problem, device)
+        return _gather_default(problem, device)
 
 
 class UnrolledConv(Staged):
@@ -79,7 +80,7 @@ class UnrolledConv(Staged):
         return unrolled_why_not(problem, config, device)
 
     def default_config(self, problem: ConvProblem, device: Device) -> KernelConfig:
-        return _first_legal(self, _unrolled_guesses(problem, device), problem, device)
+        return _unrolled_default(problem, device)
 
 
 def _tile_counts(height: int, width: int) -> tuple[int, ...]:
@@ -93,16 +94,16 @@ def _gather_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConf
     lanes = 32 if problem.N >= 32 else 4
     found = [
         (gather_us(problem, config, device), str(config), config)
-        for config in _gather_candidates(problem, device)
+        for config in _gather_candidates(problem)
         if gather_why_not(problem, config, device) is None
         and gather_shape(problem, config).lanes >= lanes
     ]
     if found:
         yield min(found)[2]
-    yield from _gather_candidates(problem, device)
+    yield from _gather_candidates(problem)
 
 
-def _gather_candidates(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
+def _gather_candidates(problem: ConvProblem) -> Iterator[KernelConfig]:
     """A larger window only where a smaller one takes several chunks."""
     height, width = problem.y_size
     many = problem.N * problem.batch >= MANY_COLUMNS
@@ -124,28 +125,44 @@ def _gather_candidates(problem: ConvProblem, device: Device) -> Iterator[KernelC
 
 
 def _unrolled_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
-    """Many pixels: 32 rows and as many of 256 lanes as a tile fills, because every row block stages
-    X again and every tile runs the same code. Few: 8 rows, the columns dealt over 8 groups."""
+    """As for gather; of narrow tiles only where there are no wider ones."""
+    found = [
+        (unrolled_us(problem, config, device), str(config), config)
+        for config in _unrolled_candidates(problem)
+        if unrolled_why_not(problem, config, device) is None
+        and unrolled_shape(problem, config).lanes >= min(64, problem.N)
+    ]
+    if found:
+        yield min(found)[2]
+    yield from _unrolled_candidates(problem)
+
+
+def _unrolled_candidates(problem: ConvProblem) -> Iterator[KernelConfig]:
+    """Neighbours share code where pixels are many, a tile of X where they are few."""
     many = problem.N * problem.batch >= MANY_COLUMNS
-    most = 256 if many else 128
-    tiles = sorted(_tile_counts(*problem.y_size))
-    sized = [(unrolled_shape(problem, _unrolled(problem, n, 32, 1, many)).lanes, n) for n in tiles]
-    for _, N_blocks in sorted(sized, key=lambda s: (s[0] > most, abs(s[0] - most), s[1])):
-        for rows, Gy in ((32, 1), (16, 1), (8, 1)) if many else ((8, 8), (8, 4), (8, 2), (8, 1)):
-            yield _unrolled(problem, N_blocks, rows, Gy, many)
+    for N_blocks, rows, Gy, K_blocks, prefetch in itertools.product(
+        _tile_counts(*problem.y_size), (8, 16, 32, 64), (1, 2, 8), (1, 2, 4), (8, 4)
+    ):
+        for window_kb in (48, 104, 208):
+            config = KernelConfig(
+                "unrolled", ceil_div(problem.M, rows), N_blocks, Gy, K_blocks,
+                row_blocks="even_nnz", prefetch=prefetch, fastest="columns" if many else "rows",
+                window_kb=window_kb,
+            )  # fmt: skip
+            yield config
+            if unrolled_shape(problem, config).tile.chunks == 1:
+                break
 
 
-def _unrolled(problem: ConvProblem, N_blocks: int, rows: int, Gy: int, many: bool) -> KernelConfig:
-    return KernelConfig(
-        "unrolled", ceil_div(problem.M, rows), N_blocks, Gy, row_blocks="even_nnz", prefetch=8,
-        fastest="columns" if many else "rows",
-    )  # fmt: skip
+@functools.lru_cache(maxsize=256)
+def _gather_default(problem: ConvProblem, device: Device) -> KernelConfig:
+    guesses = _gather_guesses(problem, device)
+    legal = (c for c in guesses if gather_why_not(problem, c, device) is None)
+    return next(legal, KernelConfig("gather", row_blocks="even_nnz"))
 
 
-def _first_legal(
-    family: Staged, guesses: Iterator[KernelConfig], problem: ConvProblem, device: Device
-) -> KernelConfig:
-    for config in guesses:
-        if family.why_not(problem, config, device) is None:
-            return config
-    return KernelConfig(family.name, row_blocks="even_nnz")
+@functools.lru_cache(maxsize=256)
+def _unrolled_default(problem: ConvProblem, device: Device) -> KernelConfig:
+    guesses = _unrolled_guesses(problem, device)
+    legal = (c for c in guesses if unrolled_why_not(problem, c, device) is None)
+    return next(legal, KernelConfig("unrolled", row_blocks="even_nnz"))

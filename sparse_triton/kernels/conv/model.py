@@ -1,7 +1,7 @@
-"""What a gathered convolution should take, from counts: the heuristic for what nobody tuned.
+"""What a convolution should take, from counts: the heuristic for what nobody tuned.
 
 Fitted to sweeps (``benchmarks/NOTES.md``): it ranks configurations, it does not predict times. What
-all programs of a multiprocessor issue, and move through shared memory, takes turns; what one
+all programs of a multiprocessor issue, fetch, and move through shared memory, takes turns; what one
 program waits for passes while others work, if there are others.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device
-from sparse_triton.kernels.conv.shape import Shape, gather_shape
+from sparse_triton.kernels.conv.shape import Shape, gather_shape, unrolled_shape
 from sparse_triton.problem import ConvProblem
 
 WARP = 32
@@ -20,62 +20,114 @@ THREADS, SHARED_BYTES = 2048, 227 * 1024  # of a multiprocessor
 CYCLES = 1755.0  # of a microsecond
 SCHEDULERS = 4  # instructions of a cycle
 L2_BYTES = 24.0  # of a cycle and multiprocessor
-# Multiprocessors that clusters of a size can use, of all: a cluster lies within 16 or 18 neighbours.
+# Share of the multiprocessors that clusters of a size can use: one lies within 16 or 18 of them.
 IN_CLUSTERS = {1: 1.0, 2: 1.0, 4: 0.86, 8: 0.85, 16: 0.8}
 
 
 class Costs(NamedTuple):
-    """LAUNCH, a cluster, a doubling of it, a trip to memory, a list, a turn of one: microseconds.
-    PAIR: cycles of shared memory to hand a pair to a warp; STAGED: to stage 32 elements.
-    A_WARP, A_LIST, AN_ELEMENT, A_PARTIAL: instructions."""
+    """launch, cluster   of a kernel, of its being launched in clusters: microseconds
+    trip                to memory, of a piece that is staged: microseconds
+    a_warp, an_element, a_partial   instructions of a program besides products: of a warp; for an
+                        element that a thread stages, for a partial that it adds up
+    """
 
-    launch: float = 2.2
-    cluster: float = 1.0
-    doubling: float = 0.0
-    trip: float = 0.55
-    list: float = 1.0
-    turn: float = 0.105
-    pair: float = 0.9
-    staged: float = 0.0
-    a_warp: float = 0.0
-    a_list: float = 135.0
-    an_element: float = 1.7
-    a_partial: float = 12.0
+    launch: float
+    cluster: float
+    trip: float
+    a_warp: float
+    an_element: float
+    a_partial: float
 
 
-COSTS = Costs()
+class Walking(NamedTuple):
+    """list, turn  of pairs, waited for: microseconds
+    pair, a_list  cycles of shared memory to hand a pair to a warp; instructions of a list
+    """
+
+    list: float
+    turn: float
+    pair: float
+    a_list: float
+
+
+class Fetching(NamedTuple):
+    """first, cached  cycles to fetch an instruction the first time, and later if programs are short
+    code_bytes       a program up to this size is short
+    """
+
+    first: float
+    cached: float
+    code_bytes: float
+
+
+GATHER = Costs(2.2, 1.0, 0.55, 0.0, 1.7, 12.0)
+WALKING = Walking(1.0, 0.105, 0.9, 135.0)
+UNROLLED = Costs(2.2, 1.0, 0.55, 250.0, 3.0, 12.0)
+FETCHING = Fetching(14.0, 2.0, 60_000.0)
 
 
 def gather_us(
-    problem: ConvProblem, config: KernelConfig, device: Device, costs: Costs = COSTS
+    problem: ConvProblem,
+    config: KernelConfig,
+    device: Device,
+    costs: Costs = GATHER,
+    walking: Walking = WALKING,
 ) -> float:
     """Estimated microseconds of a legal configuration of family gather."""
-    shape, c = gather_shape(problem, config), costs
+    shape, w = gather_shape(problem, config), walking
+    warps, lists = shape.threads / WARP, shape.tile.chunks * shape.stack
+    pairs = problem.nnz / problem.M / (shape.parts * shape.tile.chunks) + 0.5
+    memory = warps * lists * pairs * (w.pair + shape.repeat)
+    issued = warps * lists * (pairs * (1.5 + 2 * shape.repeat) + w.a_list)
+    issued += _besides(shape, costs)
+    read = problem.nnz * 8 / (ceil_div(problem.M, shape.block_m) * shape.K_blocks)
+    work = max(memory, issued / SCHEDULERS) + read / L2_BYTES
+    waits = lists * (w.list + math.ceil(pairs / shape.depth) * w.turn)
+    return _total(problem, shape, device, costs, work, waits)
+
+
+def unrolled_us(
+    problem: ConvProblem,
+    config: KernelConfig,
+    device: Device,
+    costs: Costs = UNROLLED,
+    fetching: Fetching = FETCHING,
+) -> float:
+    """Estimated microseconds of a legal configuration of family unrolled."""
+    shape = unrolled_shape(problem, config)
+    products = problem.nnz * shape.block_m / problem.M / shape.parts
+    used = 1 - (1 - problem.nnz / (problem.M * problem.K)) ** shape.block_m
+    body = (products + problem.K / shape.parts * used) * shape.repeat
+    issued = body * shape.threads / WARP + _besides(shape, costs)
+    fetched = body * shape.Gy
+    again = fetched * (fetching.cached if fetched * 16 <= fetching.code_bytes else fetching.first)
+    work = max(issued / SCHEDULERS, again)
+    first = max(0.0, fetched * fetching.first - work) / CYCLES
+    return first + _total(problem, shape, device, costs, work, 0.0)
+
+
+def _besides(shape: Shape, costs: Costs) -> float:
+    """Instructions of a program besides products."""
+    staged = shape.tile.chunks * shape.staging * costs.an_element
+    added = shape.held * shape.parts * costs.a_partial if shape.parts > 1 else 0.0
+    return shape.threads / WARP * (staged + added + costs.a_warp)
+
+
+def _total(
+    problem: ConvProblem, shape: Shape, device: Device, costs: Costs, work: float, waits: float
+) -> float:
+    """Microseconds of all programs, each of ``work`` cycles of its multiprocessor."""
     tile = shape.tile
-    places = tile.tiles * ceil_div(problem.batch, tile.images)
-    programs = ceil_div(problem.M, shape.block_m) * places * shape.K_blocks
-    warps, lists = shape.threads / WARP, tile.chunks * shape.stack
-    pairs = problem.nnz / problem.M / (shape.parts * tile.chunks) + 0.5
-    elements = tile.chunks * shape.staging * warps  # of 32 lanes
-    memory = warps * lists * pairs * (c.pair + shape.repeat) + elements * c.staged
-    issued = warps * (
-        lists * (pairs * (1.5 + 2 * shape.repeat) + c.a_list)
-        + tile.chunks * shape.staging * c.an_element
-        + shape.held * shape.parts * c.a_partial
-        + c.a_warp
-    )
-    read: float = tile.chunks * tile.channels * _inside(problem, shape) * problem.x_itemsize
-    read += problem.nnz * 8 * places / programs
-    work = (max(memory, issued / SCHEDULERS) + read / L2_BYTES) / CYCLES
-    chain = tile.chunks * c.trip + lists * (c.list + math.ceil(pairs / shape.depth) * c.turn)
+    programs = ceil_div(problem.M, shape.block_m) * tile.tiles * shape.K_blocks
+    programs *= ceil_div(problem.batch, tile.images)
+    elements = tile.chunks * tile.channels * _inside(problem, shape)
+    work += elements * problem.x_itemsize / L2_BYTES
+    waits += tile.chunks * costs.trip
     mean = programs / (device.cores * IN_CLUSTERS[shape.K_blocks])
     busiest = math.ceil(mean) if mean < 8 else mean
     waves = max(1.0, busiest / max(1, _at_once(shape, device)))
-    return (
-        c.launch
-        + (c.cluster + c.doubling * math.log2(shape.K_blocks) if shape.K_blocks > 1 else 0.0)
-        + math.hypot(busiest * work, waves * chain)
-    )
+    launch = costs.launch + (costs.cluster if shape.K_blocks > 1 else 0.0)
+    return launch + math.hypot(busiest * work / CYCLES, waves * waits)
 
 
 def _at_once(shape: Shape, device: Device) -> int:
