@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -138,6 +139,7 @@ class Shape:
         return ceil_div(self.held, self.repeat)
 
 
+@functools.lru_cache(maxsize=64)
 def gather_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
     places = next_power_of_two(ceil_div(problem.M, config.M_blocks))
     row_groups = config.Gy * places
@@ -150,6 +152,7 @@ def gather_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
     )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=64)
 def unrolled_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
     rows = ceil_div(problem.M, config.M_blocks)
     block_m = ceil_div(rows, config.parts) * config.parts

@@ -13,6 +13,7 @@ row are points without an output.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,6 +160,7 @@ def tile_of(
     return Tile(rows, columns, images, ceil_div(share, chunks), chunks, lanes, config.repeat, plane)
 
 
+@functools.lru_cache(maxsize=256)
 def _axis(problem: ConvProblem, i: int, tile: int) -> Axis:
     pixels = (problem.P, problem.Q)[i]
     pool = problem.pool
