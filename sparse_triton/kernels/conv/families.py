@@ -166,3 +166,14 @@ def _unrolled_default(problem: ConvProblem, device: Device) -> KernelConfig:
     guesses = _unrolled_guesses(problem, device)
     legal = (c for c in guesses if unrolled_why_not(problem, c, device) is None)
     return next(legal, KernelConfig("unrolled", row_blocks="even_nnz"))
+
+
+def faster_first(problem: ConvProblem, device: Device) -> tuple[str, ...]:
+    """The two families in the order in which the model likes their defaults."""
+    if unrolled_why_not(problem, _unrolled_default(problem, device), device) is not None:
+        return ("gather", "unrolled")
+    if gather_why_not(problem, _gather_default(problem, device), device) is not None:
+        return ("unrolled", "gather")
+    unrolled = unrolled_us(problem, _unrolled_default(problem, device), device)
+    gather = gather_us(problem, _gather_default(problem, device), device)
+    return ("unrolled", "gather") if unrolled < gather else ("gather", "unrolled")
