@@ -9,7 +9,6 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import ConfigError
 from sparse_triton.kernels import families_of
-from sparse_triton.kernels.conv.families import faster_first
 from sparse_triton.kernels.family import Family
 from sparse_triton.pattern import CSR
 from sparse_triton.problem import MANY_COLUMNS, ConvProblem, Problem, ProblemT, SpmmProblem
@@ -98,24 +97,21 @@ def default_config(problem: Problem, device: Device) -> KernelConfig:
 
 def _order(problem: Problem, device: Device) -> tuple[str, ...]:
     if isinstance(problem, ConvProblem):
-        return (
-            _preferred_conv(problem, device)
-            if device.kind == "cuda"
-            else _preferred_cpu_conv(problem)
-        )
+        return (_preferred_conv if device.kind == "cuda" else _preferred_cpu_conv)(problem)
     return _preferred(problem, device) if device.kind == "cuda" else _preferred_cpu(problem)
 
 
-def _preferred_conv(problem: ConvProblem, device: Device) -> tuple[str, ...]:
+def _preferred_conv(problem: ConvProblem) -> tuple[str, ...]:
     """One channel a group has nothing to skip; 16-bit convolutions compete with tensor cores."""
     pixels = problem.N * problem.batch
     if problem.sparsity < 0.7 or problem.groups == problem.C:
         return ("dense",)
     if problem.x_itemsize == 2 and (problem.sparsity < 0.9 or pixels >= MANY_COLUMNS):
         return ("dense",)
-    if problem.nnz > QUICKLY_COMPILED:
-        return ("gather", "dense")
-    return (*faster_first(problem, device), "dense")
+    unrolled_pays = pixels >= MANY_COLUMNS or (pixels >= 1024 and problem.nnz <= 4_000)
+    if unrolled_pays and problem.nnz <= QUICKLY_COMPILED:
+        return ("unrolled", "gather", "dense")
+    return ("gather", "dense")
 
 
 def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:

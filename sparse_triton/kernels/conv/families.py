@@ -124,34 +124,43 @@ def _gather_candidates(problem: ConvProblem) -> Iterator[KernelConfig]:
                 break
 
 
+# Rows of a program, groups and lanes that were best in sweeps. Many pixels pay for long programs,
+# which stage X less often; of few, eight rows are shared by eight groups.
+LONG = ((64, 1, 512), (64, 2, 128), (32, 1, 256))
+SHORT = ((8, 8, 128), (8, 4, 128), (8, 2, 128), (8, 1, 128))
+
+
 def _unrolled_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
-    """As for gather; of narrow tiles only where there are no wider ones."""
-    found = [
-        (unrolled_us(problem, config, device), str(config), config)
-        for config in _unrolled_candidates(problem)
-        if unrolled_why_not(problem, config, device) is None
-        and unrolled_shape(problem, config).lanes >= min(64, problem.N)
-    ]
-    if found:
-        yield min(found)[2]
-    yield from _unrolled_candidates(problem)
-
-
-def _unrolled_candidates(problem: ConvProblem) -> Iterator[KernelConfig]:
-    """Neighbours share code where pixels are many, a tile of X where they are few."""
+    """Many pixels: what the model likes best of the long ones. Few, or none of those is legal: the
+    first of the others, with as many lanes as a tile fills."""
     many = problem.N * problem.batch >= MANY_COLUMNS
-    for N_blocks, rows, Gy, K_blocks, prefetch in itertools.product(
-        _tile_counts(*problem.y_size), (8, 16, 32, 64), (1, 2, 8), (1, 2, 4), (8, 4)
+    if many:
+        found = [
+            (unrolled_us(problem, config, device), str(config), config)
+            for config, lanes, wanted in _unrolled_candidates(problem, LONG, (48, 104, 208))
+            if lanes == wanted and unrolled_why_not(problem, config, device) is None
+        ]
+        if found:
+            yield min(found)[2]
+    others = list(_unrolled_candidates(problem, LONG[::-1] if many else SHORT, (48,)))
+    for config, _, _ in sorted(others, key=lambda c: (c[1] > c[2], abs(c[1] - c[2]))):
+        yield config
+
+
+def _unrolled_candidates(
+    problem: ConvProblem, sizes: tuple[tuple[int, int, int], ...], windows: tuple[int, ...]
+) -> Iterator[tuple[KernelConfig, int, int]]:
+    """(configuration, its lanes, those wanted). Neighbours share code where pixels are many, a tile
+    of X where they are few."""
+    many = problem.N * problem.batch >= MANY_COLUMNS
+    for N_blocks, (rows, Gy, lanes), window_kb in itertools.product(
+        sorted(_tile_counts(*problem.y_size)), sizes, windows
     ):
-        for window_kb in (48, 104, 208):
-            config = KernelConfig(
-                "unrolled", ceil_div(problem.M, rows), N_blocks, Gy, K_blocks,
-                row_blocks="even_nnz", prefetch=prefetch, fastest="columns" if many else "rows",
-                window_kb=window_kb,
-            )  # fmt: skip
-            yield config
-            if unrolled_shape(problem, config).tile.chunks == 1:
-                break
+        config = KernelConfig(
+            "unrolled", ceil_div(problem.M, rows), N_blocks, Gy, row_blocks="even_nnz",
+            prefetch=8, fastest="columns" if many else "rows", window_kb=window_kb,
+        )  # fmt: skip
+        yield config, unrolled_shape(problem, config).lanes, lanes
 
 
 @functools.lru_cache(maxsize=256)
@@ -166,14 +175,3 @@ def _unrolled_default(problem: ConvProblem, device: Device) -> KernelConfig:
     guesses = _unrolled_guesses(problem, device)
     legal = (c for c in guesses if unrolled_why_not(problem, c, device) is None)
     return next(legal, KernelConfig("unrolled", row_blocks="even_nnz"))
-
-
-def faster_first(problem: ConvProblem, device: Device) -> tuple[str, ...]:
-    """The two families in the order in which the model likes their defaults."""
-    if unrolled_why_not(problem, _unrolled_default(problem, device), device) is not None:
-        return ("gather", "unrolled")
-    if gather_why_not(problem, _gather_default(problem, device), device) is not None:
-        return ("unrolled", "gather")
-    unrolled = unrolled_us(problem, _unrolled_default(problem, device), device)
-    gather = gather_us(problem, _gather_default(problem, device), device)
-    return ("unrolled", "gather") if unrolled < gather else ("gather", "unrolled")

@@ -62,8 +62,8 @@ class Fetching(NamedTuple):
 
 GATHER = Costs(2.2, 1.0, 0.55, 0.0, 1.7, 12.0)
 WALKING = Walking(1.0, 0.105, 0.9, 135.0)
-UNROLLED = Costs(2.2, 1.0, 0.55, 250.0, 3.0, 12.0)
-FETCHING = Fetching(14.0, 2.0, 60_000.0)
+UNROLLED = Costs(2.0, 1.0, 0.5, 0.0, 0.0, 8.0)
+FETCHING = Fetching(6.7, 0.9, 84_000.0)
 
 
 def gather_us(
