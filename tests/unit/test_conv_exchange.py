@@ -91,7 +91,7 @@ def test_every_partial_meets_its_sum(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_partials_fill_their_part_of_the_window(name: str) -> None:
-    """As many bytes as the barrier waits for, none of them where the tile lies while others send."""
+    """As many bytes as the barrier waits for, none where the tile lies while others send."""
     shape = shape_of(SHAPES[name])
     cluster = Cluster(shape)
     for thread in cluster.threads:

@@ -122,7 +122,10 @@ RESNET = ConvProblem(1, 64, 56, 56, 64, 3, 3, 3700, padding=(1, 1, 1, 1))
         (KernelConfig("gather", 64, 56, row_blocks="even_rows"), "row_blocks must be one of"),
         (KernelConfig("gather", 8, 14, Gy=3, row_blocks="even_nnz"), "Gy must be a power of two"),
         (KernelConfig("unrolled", 1, 28, prefetch=200), "registers"),
-        (KernelConfig("gather", 16, 7, repeat=4, row_blocks="even_nnz", window_kb=200), "exceed the"),
+        (
+            KernelConfig("gather", 16, 7, repeat=4, row_blocks="even_nnz", window_kb=200),
+            "exceed the",
+        ),
     ],
 )  # fmt: skip
 def test_laws(config: KernelConfig, law: str) -> None:
