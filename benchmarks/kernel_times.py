@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +18,24 @@ Kernels = list[dict[str, Any]]
 
 
 def kernel_times(call: Callable[[], Any]) -> Kernels:
-    """Name and µs of each kernel and copy of one replay, in the order in which they start.
+    """Name and µs of each kernel and copy of one pass in a CUDA graph, in the order of their ends.
 
-    The call is captured in a CUDA graph. A kernel under dependent launch starts early and waits for
-    the one before: its time holds that wait, so the sum is more than the pass takes.
+    A kernel's time is from the end of the one before to its own: kernels under dependent launch
+    start early and wait, so that their own times overlap. The times add up to the pass.
     """
     timer = GraphTimer(call)
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
         for _ in range(REPLAYS):
             timer.graph.replay()
         torch.cuda.synchronize()
     events = [e for e in seen.events() or [] if e.device_type == DeviceType.CUDA]
-    events.sort(key=lambda e: e.time_range.start)
+    events.sort(key=lambda e: e.time_range.end)
     one_pass = len(events) // (REPLAYS * timer.launches)
-    last = events[len(events) - one_pass :]
-    return [{"kernel": e.name, "us": round(e.time_range.elapsed_us(), 2)} for e in last]
+    last = events[-one_pass - 1 :]
+    return [
+        {"kernel": e.name, "us": round(e.time_range.end - before.time_range.end, 2)}
+        for before, e in itertools.pairwise(last)
+    ]
 
 
 def by_name(kernels: Kernels) -> list[tuple[str, int, float]]:

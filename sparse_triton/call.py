@@ -110,9 +110,7 @@ class Call(NamedTuple):
     def fake_y(self, M: int) -> Tensor:
         """A Y without values."""
         shape = self.y_shape(M)
-        if self.feature_major:
-            return self.X.new_empty_strided(shape, _strides(shape))
-        return self.X.new_empty(shape)
+        return empty_feature_major(self.X, shape) if self.feature_major else self.X.new_empty(shape)
 
 
 def is_feature_major(t: Tensor) -> bool:
@@ -123,6 +121,11 @@ def is_feature_major(t: Tensor) -> bool:
 def features_first(t: Tensor) -> Tensor:
     """[..., K] as [K, ...]."""
     return t.movedim(-1, 0)
+
+
+def empty_feature_major(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A feature-major tensor of this shape without values."""
+    return like.new_empty_strided(shape, _strides(shape))
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -42,6 +42,33 @@ def worst(Y: Tensor, expected: Pair) -> float:
     return float(((Y.double() - y).abs() / (e + 1e-300)).max()) if Y.numel() else 0.0
 
 
+def layer_norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> Pair:
+    """A normalisation over x's last dimension, sums in float32 and in any order.
+
+    With G = gamma(K + 4): the mean is off by G mean|x|, that shifts every difference d, their
+    squares' mean v by e_v, and 1 / sqrt(v + eps) by what e_v moves it, rounded thrice. In 16-bit
+    types the result is rounded once more.
+    """
+    d_type = str(x.dtype).removeprefix("torch.")
+    u, G, x = 2.0**-24, float(gamma(x.shape[-1] + 4)), x.double()
+    gain, bias = (None if t is None else t.double() for t in (gain, bias))
+    d = x - x.mean(-1, keepdim=True)
+    e_d = (1 + u) * G * x.abs().mean(-1, keepdim=True) + u * d.abs()
+    v = d.square().mean(-1, keepdim=True)
+    size = d.abs() + e_d
+    e_v = (size.square() - d.square()).mean(-1, keepdim=True)
+    e_v += G * size.square().mean(-1, keepdim=True) + u * (v + eps)
+    r = (v + eps).rsqrt()
+    r_most = (v + eps - e_v).rsqrt() * (1 + 3 * u)
+    y, y_most = d * r, size * r_most
+    if gain is not None:
+        y, y_most = y * gain, y_most * gain.abs()
+    shift = torch.zeros(()) if bias is None else bias
+    e = y_most - y.abs() + float(gamma(4)) * (y_most + shift.abs())
+    y = y + shift
+    return y, e + (UNIT_ROUNDOFF[d_type] * (y.abs() + e) if d_type != "float32" else 0.0)
+
+
 class Bounded(fx.Interpreter):
     def __init__(self, model: nn.Module, dtype: str) -> None:
         super().__init__(fx.symbolic_trace(model))

@@ -8,6 +8,7 @@ import torch
 
 from sparse_triton.convert import transformer
 from sparse_triton.convert.blocks import Block, apply, find_blocks
+from sparse_triton.convert.formats import choose_formats
 from sparse_triton.convert.observe import evaluating
 from sparse_triton.convert.origin import Origin, bare
 from sparse_triton.convert.read import kind_of
@@ -39,6 +40,8 @@ def install_(model: Module, layers: Mapping[str, SparseModule]) -> None:
     for block in {id(b): b for b in blocks.values()}.values():
         apply(block, {dense[name]: sparse for name, sparse in layers.items()})
     transformer.adapt(model)
+    if any(getattr(sparse, "feature_major", False) for sparse in layers.values()):
+        choose_formats(model)
 
 
 def _match(name: str, layer: Module, sparse: SparseModule, block: Block | None) -> None:

@@ -10,7 +10,7 @@ import torch
 from sparse_triton.convert import transformer
 from sparse_triton.convert.blocks import Block, apply
 from sparse_triton.convert.config import SparsifyConfig
-from sparse_triton.convert.formats import choose_formats
+from sparse_triton.convert.formats import choose_formats, restore_norms
 from sparse_triton.convert.guard import allow_save_pretrained, refuse_save_pretrained
 from sparse_triton.convert.origin import Absorbed, cast
 from sparse_triton.convert.plan import FilterFn, Step, plan
@@ -98,6 +98,7 @@ def densify_(model: Module) -> tuple[str, ...]:
     make is left as it is.
     """
     transformer.undo(_module(model))
+    restore_norms(model)
     names = []
     for name, module in list(model.named_modules()):
         restore(module)

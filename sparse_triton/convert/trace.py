@@ -1,4 +1,4 @@
-"""One module's own forward as a graph: its children are opaque calls.
+"""One module's own forward as a graph: its children are opaque calls, or all down to its layers.
 
 Tracing module by module, not through the whole model, keeps hooks, names and the module tree as
 they are, and a model needs no traceable root: each block that can be traced is.
@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from sparse_triton.convert.origin import Absorbed
+from sparse_triton.nn import SparseModule
+
 Module = torch.nn.Module
 _tracing = threading.Lock()
 _ASK_OF_ALL = ("torch.fx", "torch._", "torch.overrides", "torch.utils", "torch.nn.parameter")
@@ -29,10 +32,26 @@ class _Shallow(fx.Tracer):
         return True
 
 
-def shallow_graph(module: Module) -> fx.Graph | str:
-    """The graph of ``module.forward`` as it is in eval mode, or why there is none.
+class _Deep(fx.Tracer):
+    """Leaves are the layers: PyTorch's own, and sparse ones."""
 
-    A graph stands for the forward only where it takes the same path for all inputs. So a forward
+    def is_leaf_module(self, m: Module, module_qualified_name: str) -> bool:
+        ours = isinstance(m, SparseModule | Absorbed)
+        return ours or super().is_leaf_module(m, module_qualified_name)
+
+
+def shallow_graph(module: Module) -> fx.Graph | str:
+    """The graph of ``module.forward`` as it is in eval mode, or why there is none."""
+    return _graph(module, _Shallow())
+
+
+def deep_graph(module: Module) -> fx.Graph | str:
+    """The same with the forwards of the modules below written out."""
+    return _graph(module, _Deep())
+
+
+def _graph(module: Module, tracer: fx.Tracer) -> fx.Graph | str:
+    """A graph stands for the forward only where it takes the same path for all inputs. So a forward
     with optional arguments (None or not decides a path), with branches on values or their types, or
     with tensors made inside is refused.
     """
@@ -45,7 +64,7 @@ def shallow_graph(module: Module) -> fx.Graph | str:
         return "its forward has optional arguments"
     with _unchanged(module), _typeless():
         try:
-            graph = _Shallow().trace(module)
+            graph = tracer.trace(module)
         except Exception as e:  # the module's own code runs on proxies: anything may come
             return (
                 f"its forward cannot be traced: {type(e).__name__}: {str(e).partition(chr(10))[0]}"

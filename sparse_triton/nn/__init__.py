@@ -3,5 +3,13 @@
 from sparse_triton.nn.base import MODULES, SparseModule
 from sparse_triton.nn.conv import SparseConv2d, SparseConvPool2d
 from sparse_triton.nn.linear import SparseLinear
+from sparse_triton.nn.norm import FormattedLayerNorm
 
-__all__ = ["MODULES", "SparseConv2d", "SparseConvPool2d", "SparseLinear", "SparseModule"]
+__all__ = [
+    "MODULES",
+    "FormattedLayerNorm",
+    "SparseConv2d",
+    "SparseConvPool2d",
+    "SparseLinear",
+    "SparseModule",
+]

@@ -1,5 +1,5 @@
-"""Runs kernels in plain Triton under the interpreter: the walk of gather, or all of tf32x3; prints
-one JSON line a case.
+"""Runs kernels in plain Triton under the interpreter: the walk of gather, turning and normalising,
+or all of tf32x3; prints one JSON line a case.
 
 A program of its own, because Triton reads ``TRITON_INTERPRET`` when a kernel is defined:
 ``TRITON_INTERPRET=1 python -m tests.unit.interpreted [tf32x3]``.
@@ -20,10 +20,12 @@ from sparse_triton import SparseMatrix
 from sparse_triton.build import run_interpreted
 from sparse_triton.device import Device
 from sparse_triton.kernels.gather.kernel import gather_source
+from sparse_triton.kernels.layer_norm import layer_norm_source
 from sparse_triton.kernels.tf32x3.kernel import tf32x3_source
 from sparse_triton.kernels.turned.kernel import turn_source
 from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Epilogue, SpmmProblem
+from tests.bounds import layer_norm, worst
 from tests.support import Bound, draw_config, problem_for, weight, with_operands
 
 EPILOGUES = (
@@ -98,10 +100,28 @@ def turned_cases() -> Iterator[tuple[str, bool]]:
         yield f"turn {batch}x{N}x{K}", torch.equal(turned, X.mT)
 
 
+def norm_cases() -> Iterator[tuple[str, float]]:
+    """Every pair of formats, extents that tokens and features do not fill."""
+    for i, (from_, to) in enumerate(itertools.product((False, True), repeat=2)):
+        for N, K, affine in ((1, 5, True), (9, 33, True), (6, 16, False)):
+            x = torch.randn(N, K) + 3.0
+            gain, bias = (torch.randn(K), torch.randn(K)) if affine else (None, None)
+            source = layer_norm_source(
+                N, K, from_, to, "float32", 1e-5, affine, affine, 90, naive=True
+            )
+            X, Y = x.mT.contiguous() if from_ else x, torch.full((N, K), float("nan"))
+            Y = Y.mT.contiguous() if to else Y
+            run_interpreted(source, X, Y, bias, gain)
+            ratio = worst(Y.mT if to else Y, layer_norm(x, gain, bias, 1e-5))
+            yield f"norm {i} {N}x{K}", ratio
+
+
 if __name__ == "__main__":
     of_tensor_cores = sys.argv[1:] == ["tf32x3"]
     for name, right in () if of_tensor_cores else turned_cases():
         print(json.dumps({"case": name, "ratio": 0.0 if right else 2.0}), flush=True)
+    for name, ratio in () if of_tensor_cores else norm_cases():
+        print(json.dumps({"case": name, "ratio": ratio}), flush=True)
     for name, bound in tensor_core_cases() if of_tensor_cores else bound_cases():
         case = f"{name} {bound.plan.config}"
         print(json.dumps({"case": case, "ratio": bound.ratio(bound.result())}), flush=True)

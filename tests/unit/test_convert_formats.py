@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sparse_triton as st
-from sparse_triton.nn import SparseLinear
+from sparse_triton.nn import FormattedLayerNorm, SparseLinear
 from tests.bounds import bounded, worst
 from tests.models import Perceptron, prepared
 
@@ -92,7 +94,7 @@ def sequence() -> nn.Module:
 
 CASES: dict[Any, tuple[str, ...]] = {
     Perceptron: ("a", "b"), sequence: ("0", "4"), Gated: ("a", "b"), ReadTwice: ("a", "b"),
-    ResidualOfTheInput: ("a",), Normalised: ("a",), Viewed: (), Returned: ("b",), Again: ("b",),
+    ResidualOfTheInput: ("a",), Normalised: ("a", "b"), Viewed: (), Returned: ("b",), Again: ("b",),
     Scaled: (),
 }  # fmt: skip
 
@@ -164,3 +166,39 @@ def test_compiled_and_exported(make: Any) -> None:
         x = X.repeat(1, n, 1)
         torch.testing.assert_close(compiled(x), sparse(x))
     torch.testing.assert_close(torch.export.export(sparse, (X,)).module()(X), want)
+
+
+class Block(nn.Module):
+    """As in a Transformer: added, then normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm1 = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 32), nn.Linear(32, WIDTH)
+        self.norm2 = nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.first(x).sigmoid())
+        return self.norm2(x + self.down(F.relu(self.up(x))))
+
+
+@torch.no_grad()
+def test_normalisations_between_blocks(tmp_path: Path) -> None:
+    dense = nn.Sequential(*(prepared(Block(), seed=i) for i in range(2))).eval()
+    sparse, _ = st.sparsify(dense)
+    formats = {n: m.feature_major for n, m in sparse.named_modules() if "norm" in n}
+    assert formats == {"0.norm1": True, "0.norm2": False, "1.norm1": True, "1.norm2": False}
+    assert chosen(sparse) == ("0.up", "0.down", "1.up", "1.down")
+    assert type(sparse[0].norm1) is FormattedLayerNorm
+    want = sparse(X)
+    torch.testing.assert_close(want, dense(X))
+    assert sparse.state_dict()["0.norm1.weight"].shape == (WIDTH,)
+    for twin in (copy.deepcopy(sparse), pickle.loads(pickle.dumps(sparse))):
+        assert chosen(twin) == chosen(sparse) and torch.equal(twin(X), want)
+    st.save(sparse, tmp_path / "model.safetensors")
+    fresh = nn.Sequential(*(prepared(Block(), seed=2) for _ in range(2))).eval()
+    loaded = st.load(tmp_path / "model.safetensors", fresh)
+    assert loaded[0].norm1.feature_major and torch.equal(loaded(X), want)
+    st.densify_(sparse)
+    assert type(sparse[0].norm1) is nn.LayerNorm and torch.equal(sparse(X), dense(X))
+    assert vars(sparse[0].norm1).keys() == vars(dense[0].norm1).keys()

@@ -30,6 +30,8 @@ def test_the_default_is_gathers_with_the_widest_loads() -> None:
 def test_what_it_refuses() -> None:
     row = replace(PROBLEM, x_layout="row")
     assert "row-major already" in str(why_not(row, CONFIG, GPU))
+    assert "fewer than 1024 rows (got 96)" in str(why_not(row, CONFIG, GPU))
+    assert why_not(replace(row, M=1024), replace(CONFIG, M_blocks=256), GPU) is None
     assert "one column" in str(why_not(replace(PROBLEM, N=1), CONFIG, GPU))
     assert "Gy must be at least 1" in str(why_not(PROBLEM, replace(CONFIG, Gy=0), GPU))
 
@@ -60,15 +62,16 @@ class Product:
         return run
 
 
+@pytest.mark.parametrize("turn_x", [None, Turn()])
 @pytest.mark.parametrize("turn_y", [None, Turn()])
-def test_launches_through_memory_of_the_calls_own(turn_y: Turn | None) -> None:
+def test_launches_through_memory_of_the_calls_own(turn_x: Turn | None, turn_y: Turn | None) -> None:
     product = Product("column" if turn_y is None else "row")
-    run = TurnedKernel(PROBLEM, Turn(), product, turn_y).bind(torch.device("cpu"))
-    X, Y, bias = torch.randn(1, 64, 160), torch.empty(1, 64, 96), torch.randn(96)
+    run = TurnedKernel(PROBLEM, turn_x, product, turn_y).bind(torch.device("cpu"))
+    tokens, Y, bias = torch.randn(1, 64, 160), torch.empty(1, 64, 96), torch.randn(96)
     for _ in range(2):
-        run(X, Y, bias, None)
-        torch.testing.assert_close(Y[0], X[0] @ W.to_dense().T + bias)
-    assert product.seen[0].is_contiguous() and torch.equal(product.seen[0][0], X[0].T)
+        run(tokens.mT.contiguous() if turn_x is None else tokens, Y, bias, None)
+        torch.testing.assert_close(Y[0], tokens[0] @ W.to_dense().T + bias)
+    assert product.seen[0].is_contiguous() and torch.equal(product.seen[0][0], tokens[0].T)
 
 
 def test_only_a_tall_y_without_a_residual_is_turned() -> None:

@@ -2,7 +2,7 @@
 
 Gathering from token-major X costs a cache line a value, since the columns that a warp works on are
 K values apart. Turning X is one short kernel that reads and writes it once. A tall token-major Y is
-turned too: storing to it costs a sector a value.
+turned too, whatever layout X has: storing to it costs a sector a value.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ class Turned(Family[SpmmProblem]):
     device_kind = "cuda"
 
     def why_not(self, problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
-        if problem.x_layout == "row":
-            return "X is row-major already; use kernel='gather'"
         if problem.N == 1:
             return "one column needs no turning; use kernel='gather'"
+        if row_major(problem) == problem:
+            return (
+                "X is row-major already, and Y is, too, or has a residual or fewer than "
+                f"{TALL} rows (got {problem.M}); use kernel='gather'"
+            )
         return GATHER.why_not(row_major(problem), gathering(config), device)
 
     def space(self, problem: SpmmProblem, device: Device) -> Space:
@@ -50,15 +53,18 @@ class Turned(Family[SpmmProblem]):
         from sparse_triton.build import compile_kernel
         from sparse_triton.kernels.turned.kernel import turn_source
 
-        problem, arch = plan.problem, plan.device.arch
+        p, arch = plan.problem, plan.device.arch
         inner = gathering_plan(plan)
-        turn_x = turn_source(problem.N, problem.K, problem.batch, problem.x_dtype, arch)
-        turn_y = turn_source(problem.M, problem.N, problem.batch, problem.x_dtype, arch)
+
+        def turn(rows: int, columns: int) -> Kernel:
+            source = turn_source(rows, columns, p.batch, p.x_dtype, arch)
+            return compile_kernel(source, arch)
+
         return TurnedKernel(
-            problem,
-            compile_kernel(turn_x, arch),
+            p,
+            None if inner.problem.x_layout == p.x_layout else turn(p.N, p.K),
             GATHER.build(inner),
-            None if inner.problem.y_layout == problem.y_layout else compile_kernel(turn_y, arch),
+            None if inner.problem.y_layout == p.y_layout else turn(p.M, p.N),
         )
 
     def reference(self, plan: Plan[SpmmProblem], X: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -84,7 +90,7 @@ class TurnedKernel:
     """Two launches, or three; what is turned lives in memory of the call's own."""
 
     problem: SpmmProblem
-    turn_x: Kernel
+    turn_x: Kernel | None
     gather: Kernel
     turn_y: Kernel | None
 
@@ -96,7 +102,8 @@ class TurnedKernel:
         return tuple(part for k in kernels if k is not None for part in parts_of(k))
 
     def bind(self, device: torch.device) -> Run:
-        p, turn_x, gather = self.problem, self.turn_x.bind(device), self.gather.bind(device)
+        p, gather = self.problem, self.gather.bind(device)
+        turn_x = None if self.turn_x is None else self.turn_x.bind(device)
         turn_y = None if self.turn_y is None else self.turn_y.bind(device)
 
         def run(
@@ -105,13 +112,15 @@ class TurnedKernel:
             bias: torch.Tensor | None,
             residual: torch.Tensor | None,
         ) -> None:
-            turned = torch.empty((p.batch, p.K, p.N), dtype=X.dtype, device=X.device)
-            turn_x(X, turned, None, None)
+            if turn_x is not None:
+                turned = torch.empty((p.batch, p.K, p.N), dtype=X.dtype, device=X.device)
+                turn_x(X, turned, None, None)
+                X = turned
             if turn_y is None:
-                gather(turned, Y, bias, residual)
+                gather(X, Y, bias, residual)
                 return
             rows = torch.empty((p.batch, p.M, p.N), dtype=Y.dtype, device=Y.device)
-            gather(turned, rows, bias, residual)
+            gather(X, rows, bias, residual)
             turn_y(rows, Y, None, None)
 
         return run
