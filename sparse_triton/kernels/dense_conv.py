@@ -48,7 +48,8 @@ class DenseConv(Family[ConvProblem]):
 
 
 class DenseConvKernel:
-    """``conv2d`` and element-wise calls, in the wider of the weight's and X's dtype.
+    """``conv2d`` and element-wise calls, in the wider of the weight's and X's dtype; cuDNN's one
+    call for convolution, bias, residual and ReLU where it has it.
 
     On a GPU cuDNN measures its algorithms at the first call (``benchmark=True``) and computes
     float32 in TF32 where ``torch.backends.cudnn`` allows it: by default it does.
@@ -63,7 +64,8 @@ class DenseConvKernel:
         dtype = torch.promote_types(x_dtype, getattr(torch, problem.w_dtype))
         memory_format = FORMATS[problem.x_layout]
         W = torch.from_numpy(_filter(self.plan)).to(device, dtype)
-        convolve = _library_call(problem, W.contiguous(memory_format=memory_format))
+        W = W.contiguous(memory_format=memory_format)
+        convolve, fused = _library_call(problem, W), _fused_call(problem, W)
         y_format = FORMATS[problem.y_layout]
 
         def run(
@@ -72,6 +74,10 @@ class DenseConvKernel:
             bias: torch.Tensor | None,
             residual: torch.Tensor | None,
         ) -> torch.Tensor:
+            y = None if fused is None else fused(X, bias, residual)
+            if y is not None:
+                y = y if problem.pool is None else pool_of(y, problem.pool)
+                return y.contiguous(memory_format=y_format)
             if problem.nnz == 0:  # a zero weight does not multiply: NaN stays where it is
                 shape = (problem.batch, problem.M, problem.P, problem.Q)
                 y = torch.zeros(shape, dtype=dtype, device=Y.device).to(memory_format=memory_format)
@@ -112,11 +118,9 @@ def _filter(plan: Plan[ConvProblem]) -> NDArray[np.float32]:
 def _library_call(problem: ConvProblem, W: torch.Tensor) -> Convolve:
     """The convolution of an X of W's dtype, and bias."""
     top, bottom, left, right = problem.padding
-    border = (top, left)
-    uneven = (top, left) != (bottom, right)
-    depthwise = 1 < problem.groups == problem.C  # PyTorch has kernels of its own for these
-    if uneven:
-        border = (0, 0)
+    uneven = _uneven(problem)
+    border = (0, 0) if uneven else (top, left)
+    depthwise = _depthwise(problem)
 
     def convolve(X: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if uneven:
@@ -131,3 +135,58 @@ def _library_call(problem: ConvProblem, W: torch.Tensor) -> Convolve:
         return F.conv2d(X, W, bias, problem.stride, border, problem.dilation, problem.groups)
 
     return convolve
+
+
+def _uneven(problem: ConvProblem) -> bool:
+    top, bottom, left, right = problem.padding
+    return (top, left) != (bottom, right)
+
+
+def _depthwise(problem: ConvProblem) -> bool:
+    """PyTorch has kernels of its own for these."""
+    return 1 < problem.groups == problem.C
+
+
+Fused = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor | None], torch.Tensor | None]
+
+
+def fuses(problem: ConvProblem) -> bool:
+    """Whether cuDNN may have all but the pool of this convolution in one call."""
+    epilogue = problem.epilogue
+    plain = problem.nnz > 0 and problem.x_dtype == problem.w_dtype and not _uneven(problem)
+    return plain and epilogue.activation == "relu" and not _depthwise(problem)
+
+
+def _fused_call(problem: ConvProblem, W: torch.Tensor) -> Fused | None:
+    """That call; None from it where cuDNN has no kernel for it after all."""
+    if W.device.type != "cuda" or not torch.backends.cudnn.enabled or not fuses(problem):
+        return None
+    top, _, left, _ = problem.padding
+    how = (problem.stride, (top, left), problem.dilation, problem.groups)
+    works: list[bool] = []
+
+    def call(
+        X: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None
+    ) -> torch.Tensor:
+        if residual is None:
+            y: torch.Tensor = torch.cudnn_convolution_relu(X, W, bias, *how)
+        else:
+            y = torch.cudnn_convolution_add_relu(X, W, residual, 1.0, bias, *how)
+        return y
+
+    def fused(
+        X: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        if not works:  # the first time cuDNN measures; what it found is used from then on
+            before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+            try:
+                call(X, bias, residual)
+            except RuntimeError:
+                works.append(False)
+            else:
+                works.append(True)
+            finally:
+                torch.backends.cudnn.benchmark = before
+        return call(X, bias, residual) if works[0] else None
+
+    return fused

@@ -77,6 +77,20 @@ def test_dense_is_the_librarys() -> None:
     torch.testing.assert_close(Y, F.conv2d(X, w, padding=1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("added", [False, True])
+def test_dense_keeps_nan(added: bool, dtype: torch.dtype) -> None:
+    """Whatever call of the library does the ReLU."""
+    X = torch.randn(2, 8, 9, 9, device="cuda").to(dtype)
+    w, bias = torch.randn(4, 8, 3, 3).cuda().to(dtype), torch.randn(4).cuda().to(dtype)
+    X[0, 3, 4, 5] = float("nan")
+    residual = torch.randn(2, 4, 9, 9, device="cuda").to(dtype) if added else None
+    Y = conv2d(X, w, bias, padding=1, activation="relu", residual=residual)
+    want = F.conv2d(X, w, bias, padding=1)
+    assert torch.equal(Y.isnan(), want.isnan()) and Y.isnan().any()
+    assert (Y.nan_to_num() >= 0).all()
+
+
 def test_gradients() -> None:
     W = drawn(0.2, 2, torch.float32)
     X = torch.randn(2, 16, 9, 8, device="cuda", requires_grad=True)
