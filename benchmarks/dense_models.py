@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.baselines import matmul_precision
+from benchmarks.fused_models import fuse_relus
 from sparse_triton.nn import SparseModule
 
 Forward = Callable[[], torch.Tensor]
@@ -20,24 +21,26 @@ MODE = "max-autotune-no-cudagraphs"
 
 
 def dense_calls(model: nn.Module, x: torch.Tensor, compiled: bool) -> dict[str, Forward]:
-    """Forward passes by name, BatchNorms folded; on a CPU float32 alone: the others are for tensor
-    cores.
+    """Forward passes by name, BatchNorms folded and, on a GPU, ReLUs in the convolutions' calls; on
+    a CPU float32 alone: the others are for tensor cores.
 
     compiled  also through ``torch.compile(mode="max-autotune")``, without its own CUDA graphs:
               every contestant is captured in the same way
     """
     folded = fold_batch_norms_(copy.deepcopy(model))
-    calls = {BASELINE: forward(folded, x)}
+    fused = fuse_relus(folded) if x.device.type == "cuda" else folded
+    calls = {BASELINE: forward(fused, x)}
     if compiled:
         calls["compiled_fp32"] = forward(torch.compile(folded, mode=MODE), x)
     if x.device.type != "cuda":
         return calls
-    wide = channels_last(copy.deepcopy(folded), x)
-    half = channels_last(copy.deepcopy(folded).half(), x.half())
+    wide = channels_last(copy.deepcopy(fused), x)
+    half = channels_last(copy.deepcopy(fused).half(), x.half())
     calls["dense_tf32"] = forward(*wide, tf32=True)
     calls["dense_fp16"] = forward(*half)
     if compiled:
-        calls["compiled_fp16"] = forward(torch.compile(half[0], mode=MODE), half[1])
+        plain, x_half = channels_last(copy.deepcopy(folded).half(), x.half())
+        calls["compiled_fp16"] = forward(torch.compile(plain, mode=MODE), x_half)
     return calls
 
 
