@@ -161,3 +161,15 @@ def with_operands(plan: Plan, W: SparseMatrix, run: Any, device: str, seed: int 
     if p.epilogue.residual:
         residual = randn((p.batch, *y_shape), dtype, device, seed + 2)
     return Bound(plan, W, X, bias, residual, run)
+
+
+def same_bits(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Equal state dicts: names, order, and every bit, the sign of zero included."""
+    if list(a) != list(b):
+        return False
+    pairs = [(a[k], b[k]) for k in a]
+    return all(
+        x.dtype == y.dtype and x.shape == y.shape
+        and (torch.equal(x, y) and torch.equal(x.signbit(), y.signbit()))
+        for x, y in pairs
+    )  # fmt: skip
