@@ -8,7 +8,7 @@ feature-major. Shapes and values are the same; PyTorch's elementwise kernels kee
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,13 +23,18 @@ Module = torch.nn.Module
 _JOINS = (operator.add, operator.mul, torch.add, torch.mul, "add", "mul")
 
 
-def choose_formats(model: Module) -> None:
+def choose_formats(model: Module, calls: Mapping[Module, int] | None = None) -> None:
     """Choose the format of what converted Linear layers, and LayerNorms between them, write, in the
-    largest parts of the model that can be traced."""
+    largest parts of the model that can be traced.
+
+    calls  how often each module was called in one forward pass; None: it was never watched. Layers
+           that were called otherwise than the part they are in stay as they are
+    """
     layers = {m for m in set(model.modules()) - shared_modules(model) if _chooses(m)}
     if sum(isinstance(m, SparseLinear) for m in layers) > 1:
         for module, graph in _traced_parts(model):
-            _set_formats(module, graph, layers)
+            own = {m for m in layers if calls is None or calls[m] == calls[module] > 0}
+            _set_formats(module, graph, own)
 
 
 def restore_norms(model: Module) -> None:

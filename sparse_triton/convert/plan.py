@@ -36,8 +36,11 @@ class Step:
 
 @dataclass
 class Plan:
+    """``calls``: how often modules of the converted model run in one pass; None: nobody looked."""
+
     steps: list[Step]
     report: Report
+    calls: Counter[Module] | None
 
 
 def plan(
@@ -74,7 +77,13 @@ class _Planner:
             rows.append(row)
             steps += [] if step is None else [step]
         kept = [row for row in rows if row is not None]
-        return Plan(steps, Report(tuple(kept), tuple(self._notes(steps))))
+        return Plan(steps, Report(tuple(kept), tuple(self._notes(steps))), self._calls(steps))
+
+    def _calls(self, steps: list[Step]) -> Counter[Module] | None:
+        if self.watched is None:
+            return None
+        calls = self.watched.calls
+        return calls + Counter({step.sparse: calls[step.layer.module] for step in steps})
 
     # -- why a layer stays dense -----------------------------------------------------------------
 

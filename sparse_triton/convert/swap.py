@@ -61,7 +61,7 @@ def sparsify_(
     _apply(planned.steps)
     transformer.adapt(model)
     if config.fuse:
-        choose_formats(model)
+        choose_formats(model, planned.calls)
     if planned.steps:
         refuse_save_pretrained(model)
     return planned.report

@@ -137,6 +137,23 @@ def test_a_layer_that_others_call_stays_contiguous() -> None:
     assert worst(sparse(X), bounded(dense, X)) <= 1.0
 
 
+def test_a_slice_that_no_trace_shows() -> None:
+    """With an example it is seen that not all of the block runs."""
+
+    class Slices(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.block[:1](x).view(-1)
+
+    dense = prepared(Slices())
+    sparse, _ = st.sparsify(dense, st.SparsifyConfig(min_gain=0.0), example_inputs=X)
+    assert chosen(sparse) == ()
+    torch.testing.assert_close(sparse(X), dense(X))
+
+
 def test_neighbours_that_stay_dense() -> None:
     """A dense layer reads a contiguous X."""
     dense = prepared(Perceptron())
