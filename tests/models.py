@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 Tensor = torch.Tensor
+Forward = Callable[[Any, Tensor], Tensor]
 
 
 class Bottleneck(nn.Module):
@@ -79,3 +81,22 @@ def prepared(model: nn.Module, sparsity: float = 0.8, seed: int = 0) -> Any:
                 if m.bias is not None:
                     m.bias.copy_(torch.randn(m.bias.shape, generator=draw))
     return model.eval()
+
+
+class ConvNet(nn.Module):
+    """Two convolutions and what may follow them; the forward is the test's."""
+
+    def __init__(self, forward: Forward | None = None) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.bn, self.relu, self.gelu = nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.GELU()
+        self.tanh_gelu, self.pool = nn.GELU("tanh"), nn.MaxPool2d(2)
+        self.down = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1))
+        self.drop = nn.Dropout(0.5)
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.how = forward
+
+
+def conv_net(forward: Forward) -> nn.Module:
+    cls = type("Made", (ConvNet,), {"forward": forward})
+    return prepared(cls(), 0.5)  # type: ignore[no-any-return]
