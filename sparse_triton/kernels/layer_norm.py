@@ -12,7 +12,7 @@ from sparse_triton.kernels.columns import LAUNCH_DEPENDENTS, WAIT_FOR_INPUTS, ha
 
 TOKENS = 4  # of a program: 16 bytes of float32 where a feature's values are adjacent
 MOST_FEATURES = 4096
-THREAD_ELEMENTS = 16
+THREAD_ELEMENTS = 4
 ANCHOR = {"anchor": np.zeros(1, np.int32)}  # a launch takes its device from an array
 WAIT = f"{LAUNCH_DEPENDENTS} {WAIT_FOR_INPUTS} mov.b32 $0, $1;"
 
@@ -20,30 +20,36 @@ WAIT = f"{LAUNCH_DEPENDENTS} {WAIT_FOR_INPUTS} mov.b32 $0, $1;"
 @triton.jit
 def normalise_layer(  # type: ignore[no-untyped-def]
     x, y, bias, residual, anchor, N, K,
-    X_FEATURE_MAJOR: tl.constexpr, Y_FEATURE_MAJOR: tl.constexpr, EPS: tl.constexpr,
+    X_FEATURE_MAJOR: tl.constexpr, Y_FEATURE_MAJOR: tl.constexpr,
+    EPS: tl.constexpr, SHARE: tl.constexpr,
     TOKENS: tl.constexpr, FEATURES: tl.constexpr, WAIT: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     i_n = tl.program_id(0)
-    if WAIT != "":  # every address depends on what it returns: nothing is touched before
-        i_n = tl.inline_asm_elementwise(WAIT, "=r,r", [i_n], dtype=tl.int32, is_pure=False, pack=1)
-    o_n = i_n.to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     o_k = tl.arange(0, FEATURES)
     real = o_k < K
+    # Parameters are asked for first: they do not wait for the kernel before.
+    if HAS_RESIDUAL:
+        gain = tl.load(residual + o_k, mask=real, other=0.0).to(tl.float32)[None, :]
+    if HAS_BIAS:
+        shift = tl.load(bias + o_k, mask=real, other=0.0).to(tl.float32)[None, :]
+    if WAIT != "":  # the address of every value depends on what it returns
+        i_n = tl.inline_asm_elementwise(WAIT, "=r,r", [i_n], dtype=tl.int32, is_pure=False, pack=1)
+    o_n = i_n.to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     inside = (o_n < N)[:, None] & real[None, :]
     if X_FEATURE_MAJOR:
         p_x = x + o_k[None, :] * N + o_n[:, None]
     else:
         p_x = x + o_n[:, None] * K + o_k[None, :]
     values = tl.load(p_x, mask=inside, other=0.0).to(tl.float32)  # [TOKENS, FEATURES]
-    mean = tl.sum(values, axis=1) / K
+    mean = tl.sum(values, axis=1) * SHARE
     centred = tl.where(real[None, :], values - mean[:, None], 0.0)
-    variance = tl.sum(centred * centred, axis=1) / K
-    normal = centred * tl.div_rn(1.0, tl.sqrt_rn(variance + EPS))[:, None]
+    variance = tl.sum(centred * centred, axis=1) * SHARE
+    normal = centred * tl.rsqrt(variance + EPS)[:, None]
     if HAS_RESIDUAL:
-        normal *= tl.load(residual + o_k, mask=real, other=0.0).to(tl.float32)[None, :]
+        normal *= gain
     if HAS_BIAS:
-        normal += tl.load(bias + o_k, mask=real, other=0.0).to(tl.float32)[None, :]
+        normal += shift
     if Y_FEATURE_MAJOR:
         p_y = y + o_k[None, :] * N + o_n[:, None]
     else:
@@ -60,7 +66,8 @@ def layer_norm_source(
     Shapes   x and y [N, K], each contiguous or feature-major; gain and bias [K]; the gain goes in
              as the launch's ``residual``.
     Grid     tiles of ``TOKENS`` tokens; a program holds all features of its tokens.
-    Cost     x is read once and y written once.
+    Cost     x is read once and y written once. So little is done that fetching the code decides:
+             many warps, few elements a thread, no division.
     Error    sums are float32, of values less their mean: as PyTorch's own.
 
     ``naive`` leaves out what the interpreter cannot run: the waiting of a dependent launch.
@@ -74,6 +81,7 @@ def layer_norm_source(
             "X_FEATURE_MAJOR": x_feature_major,
             "Y_FEATURE_MAJOR": y_feature_major,
             "EPS": eps,
+            "SHARE": 1.0 / K,
             "TOKENS": TOKENS,
             "FEATURES": features,
             "WAIT": WAIT if dependent else "",
