@@ -33,8 +33,6 @@ class KernelConfig:
     fastest     what neighbouring programs differ in: "rows" (they share a column tile of X) or
                 "columns" (they share code or pairs)
     window_kb   of a convolution: shared memory for what is staged at a time, in KB
-    chunk       columns of a compressed weight written out at once for the tensor cores; 0: none,
-                and the other units multiply
     format      of a compressed weight: "gaps4", "gaps8" (bits for the distance between two
                 non-zeros of a row), "columns16" (16-bit column indices), "bitmap" (tensor cores)
 
@@ -56,7 +54,6 @@ class KernelConfig:
     repeat: int = 1
     fastest: Fastest = "rows"
     format: Format = "gaps4"
-    chunk: int = 0
     window_kb: int = 48
 
     @property
@@ -67,7 +64,7 @@ class KernelConfig:
     @property
     def step(self) -> int:
         """Units of roundoff that one addition may lose: tensor cores truncate."""
-        return 2 if self.kernel == "decode" and (self.chunk or self.format == "bitmap") else 1
+        return 2 if self.kernel == "decode" and self.format == "bitmap" else 1
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,8 +104,6 @@ def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | N
         return f"spare must be 0 per cent or more, got {config.spare}"
     if config.sync_every < 0:
         return f"sync_every must be 0 (never) or positive, got {config.sync_every}"
-    if config.chunk < 0:
-        return f"chunk must be 0 (none) or positive, got {config.chunk}"
     if config.fastest not in ("rows", "columns"):
         return f'fastest must be "rows" or "columns", got {config.fastest!r}'
     if config.format not in get_args(Format):

@@ -42,49 +42,46 @@ def problem(M: int = 4096, K: int = 4096, N: int = 1, sparsity: float = 0.5) -> 
     )
 
 
-def unpacked(lists: Lists, shape: tuple[int, int], chunk: int) -> np.ndarray:
+def unpacked(lists: Lists, shape: tuple[int, int]) -> np.ndarray:
     """[M, K] bits of the values; each stored entry exactly once."""
     out = np.zeros(shape, dtype=np.int16)
     for (block, place), row in np.ndenumerate(lists.rows):
-        for c in range(lists.chunks):
-            columns, bits = entries_of(lists, block, c, place)
-            if row == NO_ROW:
-                assert len(bits) == 0
-                continue
-            assert (columns < chunk).all()
-            assert (out[row, c * chunk + columns] == 0).all()
-            out[row, c * chunk + columns] = bits
+        columns, bits = entries_of(lists, block, place)
+        if row == NO_ROW:
+            assert len(bits) == 0
+            continue
+        assert (out[row, columns] == 0).all()
+        out[row, columns] = bits
     return out
 
 
 @pytest.mark.parametrize("gap_bits", [4, 8, 16])
-@pytest.mark.parametrize("chunk", [1000, 64, 100])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_lists_hold_each_entry_once(pattern: str, chunk: int, gap_bits: int) -> None:
+def test_lists_hold_each_entry_once(pattern: str, gap_bits: int) -> None:
     W = half(pattern, 45, 333, 0.03)
-    lists = pack(W.csr, 16, gap_bits, chunk, "float16")
+    lists = pack(W.csr, 16, gap_bits, "float16")
     bits = W.to_dense().view(torch.int16).numpy()
-    assert np.array_equal(unpacked(lists, W.shape, chunk), bits)
+    assert np.array_equal(unpacked(lists, W.shape), bits)
     assert sorted(lists.rows[lists.rows != NO_ROW].tolist()) == list(range(45))
 
 
 @given(W=matrices(most=24, dtypes=HALVES), gap_bits=st.sampled_from([4, 8, 16]))
 def test_any_pattern_survives(W: SparseMatrix, gap_bits: int) -> None:
     dtype = str(W.dtype).removeprefix("torch.")
-    lists = pack(W.csr, 8, gap_bits, W.shape[1], dtype)
+    lists = pack(W.csr, 8, gap_bits, dtype)
     bits = W.to_dense().view(torch.int16).numpy()
-    assert np.array_equal(unpacked(lists, W.shape, W.shape[1]), np.where(bits == -32768, 0, bits))
+    assert np.array_equal(unpacked(lists, W.shape), np.where(bits == -32768, 0, bits))
 
 
 @pytest.mark.parametrize("density", [0.0003, 0.44, 0.5, 1.0])
 @pytest.mark.parametrize("Gy", [1, 4, 32])
 def test_pieces_begin_where_the_one_before_ends(density: float, Gy: int) -> None:
     W = half("random", 20, 700, density)
-    lists = pack(W.csr, 8, 4, 700, "float16")
+    lists = pack(W.csr, 8, 4, "float16")
     for (block, g, place), before in np.ndenumerate(starts(lists, Gy)):
         first, end = lists.first_step[block : block + 2]
         at = (end - first) * g // Gy
-        columns, _ = entries_of(lists, block, 0, place)
+        columns, _ = entries_of(lists, block, place)
         stored = lists.values[first : first + at, place].reshape(-1)
         if (lists.values[first + at : end, place] != 0).any():
             earlier = columns[: np.count_nonzero(stored)]
@@ -95,7 +92,7 @@ def test_pieces_begin_where_the_one_before_ends(density: float, Gy: int) -> None
 def test_a_weight_costs_little_more_than_its_values_and_gaps() -> None:
     """Rows of a block have nearly the same length: padding is below 2 % of 2.5 bytes."""
     W = half("random", 256, 4096, 0.5)
-    lists = pack(W.csr, 32, 4, 4096, "float16")
+    lists = pack(W.csr, 32, 4, "float16")
     assert lists.values.nbytes + lists.gaps.nbytes < 2.5 * 1.02 * W.nnz
 
 
@@ -210,10 +207,6 @@ def test_text(data: st.DataObject, x_dtype: str) -> None:
     if config.format == "bitmap":  # 32 elements a lane and record, from wherever its values lie
         assert sum("ld.shared.u16" in line for line in lines) == 32
         assert sum("cp.async.commit_group" in line for line in lines) == config.prefetch
-    elif config.chunk:
-        scattered = [line for line in lines if "st.shared.b16" in line]
-        assert len(scattered) == entries + STEP
-        assert all(line.startswith("@there") for line in scattered)
     else:
         products = [line for line in lines if "fma.rn.f32" in line]
         assert len(products) == entries * source.constants["VECTOR"]
@@ -235,9 +228,6 @@ LAWS = [
     (problem(), {"prefetch": 64}, "registers"),
     (problem(N=8), {"Gy": 4}, "columns a thread"),
     (problem(N=8, K=28672), {}, "shared memory"),
-    (problem(N=8), {"chunk": 128}, "32 columns for each of 16 warps"),
-    (problem(N=8), {"chunk": 4096}, "use a smaller chunk"),
-    (problem(N=8), {"chunk": 512, "M_blocks": 512}, "take 16 rows"),
 ]
 
 
@@ -255,7 +245,7 @@ def test_dtypes() -> None:
     assert "float16 and bfloat16" in (why_not(problem_for(W, 1), config, H100) or "")
     mixed = SpmmProblem(64, 512, 8, 99, x_dtype="bfloat16", w_dtype="float16")
     assert why_not(mixed, config, H100) is None
-    expanded = KernelConfig("decode", 2, Gy=16, row_blocks="sorted", prefetch=2, chunk=512)
+    expanded = KernelConfig("decode", 2, Gy=16, row_blocks="sorted", prefetch=2, format="bitmap")
     assert "equal dtypes" in (why_not(mixed, expanded, H100) or "")
     old = Device.virtual_cuda(80)
     bf16 = SpmmProblem(64, 512, 1, 99, x_dtype="bfloat16", w_dtype="bfloat16")

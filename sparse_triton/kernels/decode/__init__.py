@@ -1,7 +1,8 @@
 """Family ``decode``: few columns, 16-bit weights: bound by the bytes of W, so they are compressed.
 
-``limits`` (shape and legality) -> ``pack`` with ``fill`` (the weight as interleaved lists of gaps
-and values) -> ``walk`` (the inner loop in PTX) -> ``kernel`` (the Triton kernel around it).
+``limits`` (shape and legality) -> ``pack`` with ``fill`` (the weight as interleaved lists of
+indices and values) -> ``walk`` (the inner loop in PTX) -> ``walk_kernel`` (the Triton kernel around it); or
+``bitmap_pack`` -> ``bitmap`` -> ``bitmap_kernel`` (records expanded for the tensor cores).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_triton.config import Format, KernelConfig, ceil_div, next_power_of_two
+from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.decode.bitmap_pack import records_for, unpack
@@ -48,7 +49,6 @@ class Decode(Family):
             "row_blocks": ("sorted",),
             "prefetch": (2, 3, 4, 6, 8),
             "format": ("gaps4", "gaps8", "columns16", "bitmap"),
-            "chunk": (0, 256, 512, 1024, 2048, 4096),
             "fastest": ("columns",) if problem.N > 1 else ("rows",),
         }
 
@@ -56,14 +56,12 @@ class Decode(Family):
         """Fitted to measurements (``benchmarks/NOTES.md``): walks for up to 4 columns, and for 8
         where few entries are left to gather X for; else tensor cores. 8-bit gaps where 4 bits
         would bridge one in six."""
-        format: Format = "gaps8" if problem.sparsity > 0.85 else "gaps4"
         vector = next_power_of_two(problem.N)
         fits = 2 * problem.K * vector <= device.shared_bytes - STATIC_SHARED_BYTES
         can_expand = problem.x_dtype == problem.w_dtype and BLOCK_ROWS[0] < problem.M
-        few = problem.sparsity >= (0.7 if 32 * device.cores >= problem.M else 0.8)
-        if vector <= 4 or not can_expand or (vector == 8 and fits and few):
-            return _walk_config(problem, device, format)
-        return _expand_config(problem, device, format)
+        if vector <= 4 or not can_expand or (vector == 8 and fits and problem.sparsity >= 0.85):
+            return _walk_config(problem, device)
+        return _bitmap_config(problem, device)
 
     def build(self, plan: Plan) -> Kernel:
         from sparse_triton.build import compile_kernel
@@ -78,15 +76,12 @@ class Decode(Family):
         Y = np.full((plan.problem.M, X.shape[1]), np.nan, dtype=np.float32)
         for (block, place), row in np.ndenumerate(lists.rows):
             if row != NO_ROW:
-                chunks = [entries_of(lists, block, c, place) for c in range(lists.chunks)]
-                width = plan.config.chunk
-                columns = np.concatenate([c * width + at for c, (at, _) in enumerate(chunks)])
-                bits = np.concatenate([b for _, b in chunks])
+                columns, bits = entries_of(lists, block, place)
                 Y[row] = _float32(bits, plan.problem.w_dtype) @ X[columns]
         return Y
 
 
-def _walk_config(problem: SpmmProblem, device: Device, format: Format) -> KernelConfig:
+def _walk_config(problem: SpmmProblem, device: Device) -> KernelConfig:
     """32 rows, fewer where the device would be half empty; as many threads as let all programs run
     at once and as many steps ahead as they leave registers for."""
     block_m = 32
@@ -109,31 +104,26 @@ def _walk_config(problem: SpmmProblem, device: Device, format: Format) -> Kernel
         Gy=threads // block_m,
         row_blocks="sorted",
         prefetch=prefetch,
-        format=format,
+        format="gaps8" if problem.sparsity > 0.85 else "gaps4",
         fastest="columns",
     )
 
 
-def _expand_config(problem: SpmmProblem, device: Device, format: Format) -> KernelConfig:
-    """16 rows a program, 32 where programs are many anyway: X is read once for all of them. Threads
-    and chunks so that a thread has two or three steps of a chunk."""
-    if problem.N > 8:
-        block_m, Gy, chunk, prefetch = 16, 16, 1024, 4
-    elif 64 * device.cores <= problem.M:
-        block_m, Gy, chunk, prefetch = 32, 8, 512, 6
-    elif 48 * device.cores <= problem.M:
-        block_m, Gy, chunk, prefetch = 16, 8, 512, 6
-    else:
-        block_m, Gy, chunk, prefetch = 16, 32, 1024, 3
+def _bitmap_config(problem: SpmmProblem, device: Device) -> KernelConfig:
+    """32 rows a program, 16 where the device would be half empty."""
+    block_m = 32
+    while block_m > 16 and 2 * ceil_div(problem.M, block_m) < device.cores:
+        block_m //= 2
+    blocks = ceil_div(problem.M, block_m)
+    Gy, stages = (8, 4) if blocks > 2 * device.cores else (16, 3)
     return KernelConfig(
         "decode",
-        M_blocks=ceil_div(problem.M, block_m),
+        M_blocks=blocks,
         Gy=Gy,
         row_blocks="sorted",
-        prefetch=prefetch,
-        format=format,
+        prefetch=stages,
+        format="bitmap",
         fastest="columns",
-        chunk=chunk,
     )
 
 

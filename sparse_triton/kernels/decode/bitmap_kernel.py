@@ -8,12 +8,13 @@ import triton
 import triton.language as tl
 
 from sparse_triton.build import KernelSource
-from sparse_triton.config import ceil_div, grid_of
+from sparse_triton.config import ceil_div
 from sparse_triton.kernels.columns import has_dependent_launch
 from sparse_triton.kernels.decode.bitmap import emit_bitmap
 from sparse_triton.kernels.decode.bitmap_pack import records_for
 from sparse_triton.kernels.decode.bitmap_program import Bitmap
 from sparse_triton.kernels.decode.limits import bitmap_shape
+from sparse_triton.kernels.decode.source import Program, source_of
 from sparse_triton.kernels.epilogue import f32s, finish
 
 if TYPE_CHECKING:
@@ -60,47 +61,30 @@ def spmm_decode_bitmap(  # type: ignore[no-untyped-def]
 
 def bitmap_source(plan: Plan) -> KernelSource:
     """``decode_source`` for the format "bitmap"."""
-    problem, config = plan.problem, plan.config
-    M, K, N = problem.M, problem.K, problem.N
-    shape, records = bitmap_shape(problem, config), records_for(plan)
-    program = Bitmap(
-        K, problem.w_dtype, shape, N % shape.columns == 0,
-        problem.x_layout == "column" and K % 8 == 0, has_dependent_launch(plan.device.arch),
+    problem = plan.problem
+    shape, records = bitmap_shape(problem, plan.config), records_for(plan)
+    bitmap = Bitmap(
+        problem.K, problem.w_dtype, shape, problem.N % shape.columns == 0,
+        problem.x_layout == "column" and problem.K % 8 == 0,
+        has_dependent_launch(plan.device.arch),
     )  # fmt: skip
-    asm = emit_bitmap(program)
-    x_k, x_n = (N, 1) if problem.x_layout == "row" else (1, K)
-    y_m, y_n = (N, 1) if problem.y_layout == "row" else (1, M)
-    epilogue = problem.epilogue
-    registers = 64 if shape.columns <= 16 else min(128, plan.device.registers // shape.threads)
-    return KernelSource(
+    # Two programs of 512 threads a multiprocessor; more columns need more registers.
+    most = 64 if shape.columns <= 16 else min(128, plan.device.registers // shape.threads)
+    program = Program(
         fn=spmm_decode_bitmap,
         constants={
             "THREADS": shape.threads,
             "BLOCK_M": shape.block_m,
             "COLUMNS": shape.columns,
-            "RECORDS": shape.units * program.strips,
+            "RECORDS": shape.units * bitmap.strips,
             "OUTPUTS": shape.outputs,
-            "COLUMNS_FASTEST": config.fastest == "columns",
-            "ASM": asm.text,
-            "CONSTRAINTS": asm.constraints,
-            "HAS_BIAS": epilogue.bias,
-            "HAS_RESIDUAL": epilogue.residual,
-            "ACTIVATION": epilogue.activation,
         },
-        x_dtype=problem.x_dtype,
+        asm=emit_bitmap(bitmap),
         arrays={"words": records.words, "first": records.first, "rows": records.rows},
-        scalars={
-            "N": N,
-            "stride_xk": x_k,
-            "stride_xn": x_n,
-            "stride_xb": K * N,
-            "stride_ym": y_m,
-            "stride_yn": y_n,
-            "stride_yb": M * N,
-            "stage_bytes": records.stage_bytes,
-        },
-        grid=grid_of(config, len(records.rows), ceil_div(N, shape.columns), problem.batch),
-        num_warps=shape.warps,
-        options={"launch_pdl": has_dependent_launch(plan.device.arch), "maxnreg": registers},
+        tiles=ceil_div(problem.N, shape.columns),
+        warps=shape.warps,
         window_bytes=shape.window_bytes(records.stage_bytes),
+        sizes={"stage_bytes": records.stage_bytes},
+        options={"maxnreg": most},
     )
+    return source_of(plan, program)

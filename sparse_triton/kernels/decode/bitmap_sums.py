@@ -12,6 +12,7 @@ from sparse_triton.kernels.decode.bitmap_program import (
     TILE_ROWS,
     Bitmap,
 )
+from sparse_triton.kernels.decode.sums import add_up
 
 
 def exchange(b: Bitmap, thread: str, outs: list[str]) -> Iterator[str]:
@@ -30,16 +31,9 @@ def exchange(b: Bitmap, thread: str, outs: list[str]) -> Iterator[str]:
                 yield f"st.shared.v2.f32 [o+{at}], {{{pair}}};"
     yield "bar.sync 0;"
     for j, out in enumerate(outs):
-        yield "mov.f32 sum, 0f00000000;"
         yield f"add.u32 i, {thread}, {j * b.shape.threads};"
-        yield f"setp.ge.u32 done, i, {sums};"
-        yield f"@done bra SUMMED{j}{UID};"
-        yield "mad.lo.u32 o, i, 4, window;"
-        for piece in range(b.shape.Gy):
-            yield f"ld.shared.f32 f0, [o+{4 * sums * piece}];"
-            yield "add.rn.f32 sum, sum, f0;"
-        yield f"SUMMED{j}{UID}:"
-        yield f"mov.f32 {out}, sum;"
+        address = iter(["mad.lo.u32 o, i, 4, window;"])
+        yield from add_up(out, j, "i", sums, address, b.shape.Gy, 4 * sums)
 
 
 def repair(

@@ -7,29 +7,24 @@ from numba import njit, prange
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def count(row_offsets, column_indices, most, chunk, chunks):  # type: ignore[no-untyped-def]
-    """[M, chunks] entries of each list, with those that bridge gaps wider than ``most``."""
+def count(row_offsets, column_indices, most):  # type: ignore[no-untyped-def]
+    """[M] entries of each list, with those that bridge gaps wider than ``most``."""
     M = len(row_offsets) - 1
-    out = np.zeros((M, chunks), dtype=np.int64)
+    out = np.zeros(M, dtype=np.int64)
     for row in prange(M):
-        before, current = -1, 0
+        before = -1
         for i in range(row_offsets[row], row_offsets[row + 1]):
-            column = column_indices[i]
-            if column >= (current + 1) * chunk:
-                current = column // chunk
-                before = current * chunk - 1
-            out[row, current] += (column - before + most - 1) // most
-            before = column
+            out[row] += (column_indices[i] - before + most - 1) // most
+            before = column_indices[i]
     return out
 
 
 @njit(nogil=True, cache=True, parallel=True)
 def fill(  # type: ignore[no-untyped-def]
-    row_offsets, column_indices, bits, first_step, rows, gap_bits, chunk, values, gaps, columns
+    row_offsets, column_indices, bits, first_step, rows, gap_bits, values, gaps, columns
 ):
     """Write ``values``, ``gaps`` and ``columns`` (zero, zero and -1 before), see ``Lists``."""
     blocks, block_m = rows.shape
-    chunks = (len(first_step) - 1) // blocks
     most = 1 << gap_bits
     absolute = gap_bits == 16
     per_word = 32 // gap_bits
@@ -38,21 +33,16 @@ def fill(  # type: ignore[no-untyped-def]
             row = rows[block, place]
             if row < 0:
                 continue
-            current = 0
-            at, before, base = first_step[block * chunks] * 8, -1, 0
+            at, before = first_step[block] * 8, -1
             for i in range(row_offsets[row], row_offsets[row + 1]):
                 column = column_indices[i]
-                if column >= base + chunk:
-                    current = column // chunk
-                    base = current * chunk
-                    at, before = first_step[block * chunks + current] * 8, base - 1
                 while before < column:
                     if at % 8 == 0:
-                        columns[at // 8, place] = before - base
+                        columns[at // 8, place] = before
                     gap = min(most, column - before)
                     before += gap
                     slot = at % 8
-                    stored = column - base if absolute else gap - 1
+                    stored = column if absolute else gap - 1
                     word = np.uint32(stored) << np.uint32(slot % per_word * gap_bits)
                     gaps[at // 8, place, slot // per_word] |= word
                     if before == column:

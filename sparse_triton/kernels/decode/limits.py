@@ -40,43 +40,6 @@ class WalkShape(NamedTuple):
         return max(ceil_div(2 * K * self.vector, 16) * 16, self.threads * self.vector * 4)
 
 
-class ExpandShape(NamedTuple):
-    """Rows and columns of a program and columns of W written out at once, powers of two."""
-
-    block_m: int
-    columns: int
-    Gy: int
-    chunk: int
-
-    @property
-    def threads(self) -> int:
-        return self.block_m * self.Gy
-
-    @property
-    def warps(self) -> int:
-        return self.threads // 32
-
-    @property
-    def outputs(self) -> int:
-        """Sums of a thread."""
-        return ceil_div(self.block_m * self.columns, self.threads)
-
-    @property
-    def row_bytes(self) -> int:
-        """Of a tile: 128 more than a row needs, so that rows can be shifted against each other."""
-        return 2 * self.chunk + 128
-
-    @property
-    def tile_bytes(self) -> int:
-        return self.block_m * self.row_bytes
-
-    def window_bytes(self) -> int:
-        """Two tiles as ``threads`` zero them, and later the sums of all warps."""
-        turn = 16 * self.threads
-        sums = 4 * self.warps * self.block_m * self.columns
-        return max(ceil_div(2 * self.tile_bytes, turn) * turn, sums)
-
-
 def block_rows(problem: SpmmProblem, config: KernelConfig) -> int:
     return max(BLOCK_ROWS[0], next_power_of_two(ceil_div(problem.M, config.M_blocks)))
 
@@ -86,11 +49,6 @@ def walk_shape(problem: SpmmProblem, config: KernelConfig) -> WalkShape:
     return WalkShape(block_rows(problem, config), vector, config.Gy)
 
 
-def expand_shape(problem: SpmmProblem, config: KernelConfig) -> ExpandShape:
-    columns = max(8, next_power_of_two(ceil_div(problem.N, config.N_blocks)))
-    return ExpandShape(block_rows(problem, config), columns, config.Gy, config.chunk)
-
-
 def bitmap_shape(problem: SpmmProblem, config: KernelConfig) -> BitmapShape:
     columns = max(8, next_power_of_two(ceil_div(problem.N, config.N_blocks)))
     block_m = max(BITMAP_BLOCK_ROWS[0], block_rows(problem, config))
@@ -98,19 +56,12 @@ def bitmap_shape(problem: SpmmProblem, config: KernelConfig) -> BitmapShape:
 
 
 def decode_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
-    if config.chunk and config.format not in ("gaps4", "gaps8"):
-        return f'chunk takes format="gaps4" or "gaps8", got {config.format!r}'
-    if config.format == "bitmap":
-        return (
-            counts_why_not(config, ("sorted",))
-            or _problem_why_not(problem, device)
-            or _bitmap_why_not(problem, config, device)
-        )
+    of_format = _bitmap_why_not if config.format == "bitmap" else _walk_why_not
     return (
         counts_why_not(config, ("sorted",))
         or _problem_why_not(problem, device)
-        or _program_why_not(problem, config)
-        or (_expand_why_not if config.chunk else _walk_why_not)(problem, config, device)
+        or _gy_why_not(config)
+        or of_format(problem, config, device)
     )
 
 
@@ -131,28 +82,34 @@ def _problem_why_not(problem: SpmmProblem, device: Device) -> str | None:
     return None
 
 
-def _program_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
+def _gy_why_not(config: KernelConfig) -> str | None:
     if config.Gy & (config.Gy - 1):
         return f"Gy must be a power of two, got {config.Gy}"
-    if config.format == "columns16" and problem.K > 2**16:
-        return f'format="columns16" holds K up to 65536, got {problem.K}; use "gaps4"'
-    block_m = block_rows(problem, config)
-    if block_m not in BLOCK_ROWS:
-        return (
-            f"a program takes {', '.join(map(str, BLOCK_ROWS))} rows, M={problem.M} in "
-            f"M_blocks={config.M_blocks} are {block_m}; use M_blocks={ceil_div(problem.M, 32)}"
-        )
-    threads = block_m * config.Gy
-    if not 32 <= threads <= MAX_THREADS:
-        return (
-            f"Gy * block_m = {config.Gy} * {block_m} threads must lie in 32 ... {MAX_THREADS}; "
-            f"change Gy or M_blocks={config.M_blocks}"
-        )
     return None
+
+
+def _rows_why_not(problem: SpmmProblem, config: KernelConfig, sizes: tuple[int, ...]) -> str | None:
+    block_m = block_rows(problem, config)
+    if block_m in sizes:
+        return None
+    return (
+        f"a program takes {', '.join(map(str, sizes))} rows, M={problem.M} in "
+        f"M_blocks={config.M_blocks} are {block_m}; use M_blocks={ceil_div(problem.M, 32)}"
+    )
 
 
 def _walk_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
     shape = walk_shape(problem, config)
+    if config.format == "columns16" and problem.K > 2**16:
+        return f'format="columns16" holds K up to 65536, got {problem.K}; use "gaps4"'
+    reason = _rows_why_not(problem, config, BLOCK_ROWS)
+    if reason:
+        return reason
+    if not 32 <= shape.threads <= MAX_THREADS:
+        return (
+            f"Gy * block_m = {config.Gy} * {shape.block_m} threads must lie in 32 ... "
+            f"{MAX_THREADS}; change Gy or M_blocks={config.M_blocks}"
+        )
     if shape.vector > min(MAX_VECTOR, shape.Gy):
         return (
             f"N={problem.N} in N_blocks={config.N_blocks} are {shape.vector} columns a thread, at "
@@ -174,14 +131,9 @@ def _bitmap_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) 
         )
     if device.arch < FIRST_ARCH_WITH_BFLOAT16_PRODUCT:
         return f'format="bitmap" needs sm_80, {device.name} is sm_{device.arch}; use "gaps4"'
-    block_m = block_rows(problem, config)
-    if block_m not in BITMAP_BLOCK_ROWS:
-        return (
-            f"a program takes {', '.join(map(str, BITMAP_BLOCK_ROWS))} rows, M={problem.M} in "
-            f"M_blocks={config.M_blocks} are {block_m}; use M_blocks={ceil_div(problem.M, 32)}"
-        )
-    if config.Gy & (config.Gy - 1):
-        return f"Gy must be a power of two, got {config.Gy}"
+    reason = _rows_why_not(problem, config, BITMAP_BLOCK_ROWS)
+    if reason:
+        return reason
     if shape.threads > MAX_THREADS:
         return (
             f"Gy * units of rows = {config.Gy} * {shape.units} warps must be at most "
@@ -192,32 +144,6 @@ def _bitmap_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) 
     return _shared_why_not(
         shape.window_bytes(MAX_RECORD_BYTES), device, f"{shape.stages} records of {shape.warps} "
         "warps", "use a smaller prefetch or Gy",
-    )  # fmt: skip
-
-
-def _expand_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
-    shape = expand_shape(problem, config)
-    if problem.x_dtype != problem.w_dtype:
-        return (
-            f"tensor cores multiply equal dtypes, X is {problem.x_dtype}, W {problem.w_dtype}; "
-            "use chunk=0"
-        )
-    if device.arch < FIRST_ARCH_WITH_BFLOAT16_PRODUCT:
-        return f"chunk needs sm_80, {device.name} is sm_{device.arch}; use chunk=0"
-    if shape.block_m < 16:
-        return f"tensor cores take 16 rows and more, got {shape.block_m}; use fewer M_blocks"
-    step = 32 * shape.warps
-    if shape.chunk < step or shape.chunk & (shape.chunk - 1):
-        return (
-            f"chunk must be a power of two, at least 32 columns for each of {shape.warps} warps "
-            f"({step}), got {shape.chunk}"
-        )
-    n_tiles = shape.columns // 8
-    groups = shape.chunk // step
-    held = 4 * n_tiles * (groups if n_tiles <= 2 else 1) + shape.block_m // 4 * n_tiles + 16
-    return _registers_why_not(config, held, shape.threads, device) or _shared_why_not(
-        shape.window_bytes(), device, f"{shape.block_m} rows of {shape.chunk} columns",
-        "use a smaller chunk",
     )  # fmt: skip
 
 

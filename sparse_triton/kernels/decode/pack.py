@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_triton.config import ceil_div
 from sparse_triton.kernels.decode.limits import INDEX_BITS, block_rows
 from sparse_triton.kernels.decode.steps import STEP
 from sparse_triton.partition import NO_ROW, partition_rows
@@ -29,14 +28,13 @@ Columns = NDArray[np.int16] | NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Lists:
-    """Rows as lists of entries, in steps; one list for each K chunk, all of them equally wide.
+    """Rows as lists of entries, in steps.
 
     values      [steps, block_m, 8] int16: bits of the 16-bit values
     gaps        [steps, block_m, gap_bits / 4] int32: gap - 1 of the eight entries, low bits first;
                 of 16 bits: their columns
-    columns     [steps + 1, block_m] int16 or int32: column of the entry before each step, counted
-                from the first of the chunk; -1: none
-    first_step  [blocks * chunks + 1] int32
+    columns     [steps + 1, block_m] int16 or int32: column of the entry before each step; -1: none
+    first_step  [blocks + 1] int32
     rows        [blocks, block_m] int32: row at each place, -1: none
     """
 
@@ -46,19 +44,14 @@ class Lists:
     first_step: Int32
     rows: Int32
 
-    @property
-    def chunks(self) -> int:
-        return (len(self.first_step) - 1) // len(self.rows)
-
 
 def lists_for(plan: Plan) -> Lists:
     """The lists of a plan; plans that differ in columns and Gy only share them."""
     problem, config = plan.problem, plan.config
     block_m = block_rows(problem, config)
-    chunk = config.chunk or problem.K
     bits = INDEX_BITS[config.format]
-    key = ("decode", block_m, bits, chunk, problem.w_dtype)
-    return plan.csr.remember(key, lambda: pack(plan.csr, block_m, bits, chunk, problem.w_dtype))
+    key = ("decode", block_m, bits, problem.w_dtype)
+    return plan.csr.remember(key, lambda: pack(plan.csr, block_m, bits, problem.w_dtype))
 
 
 def starts_for(plan: Plan) -> Columns:
@@ -68,33 +61,29 @@ def starts_for(plan: Plan) -> Columns:
     return plan.csr.remember(key, lambda: starts(lists, Gy))
 
 
-def pack(csr: CSR, block_m: int, gap_bits: int, chunk: int, w_dtype: str) -> Lists:
-    """Each row's entries in column order; a block's lists of one chunk are as long as the longest.
-
-    chunk  columns of a chunk
-    """
+def pack(csr: CSR, block_m: int, gap_bits: int, w_dtype: str) -> Lists:
+    """Each row's entries in column order; a block's lists are as long as the longest."""
     from sparse_triton.kernels.decode.fill import count, fill
 
     rows = partition_rows(csr, block_m, "sorted").rows
-    chunks = ceil_div(csr.shape[1], chunk)
-    entries = count(csr.row_offsets, csr.column_indices, 1 << gap_bits, chunk, chunks)
-    longest = np.where(rows[..., None] == NO_ROW, 0, entries[rows]).max(axis=1)
-    first = np.concatenate(([0], np.cumsum(-(-longest.reshape(-1) // STEP))))
+    entries = count(csr.row_offsets, csr.column_indices, 1 << gap_bits)
+    longest = np.where(rows == NO_ROW, 0, entries[rows]).max(axis=1)
+    first = np.concatenate(([0], np.cumsum(-(-longest // STEP))))
     total = int(first[-1])
     if total * block_m >= 2**31:
         raise AssertionError("nnz is limited by why_not")
     values = np.zeros((total, block_m, STEP), dtype=np.int16)
     gaps = np.zeros((total, block_m, gap_bits // 4), dtype=np.int32)
-    columns = np.full((total + 1, block_m), -1, np.int16 if chunk <= 2**15 else np.int32)
+    columns = np.full((total + 1, block_m), -1, np.int16 if csr.shape[1] <= 2**15 else np.int32)
     fill(
         csr.row_offsets, csr.column_indices, bits16(csr.values, w_dtype), first, rows,
-        gap_bits, chunk, values, gaps.view(np.uint32), columns,
+        gap_bits, values, gaps.view(np.uint32), columns,
     )  # fmt: skip
     return Lists(values, gaps, columns, first.astype(np.int32), rows)
 
 
 def starts(lists: Lists, Gy: int) -> Columns:
-    """[blocks * chunks, Gy, block_m] column before each piece of a list of S steps; piece g begins
+    """[blocks, Gy, block_m] column before each piece of a list of S steps; piece g begins
     at step S * g // Gy."""
     steps = np.diff(lists.first_step.astype(np.int64))
     at = lists.first_step[:-1, None] + steps[:, None] * np.arange(Gy) // Gy
@@ -108,10 +97,9 @@ def bits16(values: NDArray[np.float32], w_dtype: str) -> NDArray[np.int16]:
     return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.int16)
 
 
-def entries_of(lists: Lists, block: int, chunk: int, place: int) -> tuple[Int64, Columns]:
-    """(columns of the chunk, value bits) of one list's stored entries: what the format means."""
-    at = block * lists.chunks + chunk
-    steps = slice(lists.first_step[at], lists.first_step[at + 1])
+def entries_of(lists: Lists, block: int, place: int) -> tuple[Int64, NDArray[np.int16]]:
+    """(columns, value bits) of one list's stored entries: what the format means."""
+    steps = slice(lists.first_step[block], lists.first_step[block + 1])
     words = lists.gaps[steps, place].view(np.uint32)
     bits = 4 * words.shape[1]
     shifts = np.arange(0, 32, bits, dtype=np.uint32)

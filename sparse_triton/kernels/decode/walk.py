@@ -24,6 +24,7 @@ from sparse_triton.kernels.columns import (
 from sparse_triton.kernels.decode.limits import STATIC_SHARED_BYTES, WalkShape
 from sparse_triton.kernels.decode.stage import Stage, Way, registers, stage
 from sparse_triton.kernels.decode.steps import STEP, addresses, nonzero, skipped
+from sparse_triton.kernels.decode.sums import add_up
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _declare(walk: Walk) -> Iterator[str]:
     yield ".reg .b32 left, window, at, even, odd, both, k, o, w;"
     yield f".reg .b32 v<{walk.depth * 4}>, g<{walk.depth * walk.gap_words}>, a<{STEP}>;"
     yield f".reg .b32 x<{STEP * walk.loads * walk.load.words}>;"
-    yield f".reg .f32 acc<{walk.vector}>, w<{STEP}>, c<{walk.vector}>, other;"
+    yield f".reg .f32 acc<{walk.vector}>, w<{STEP}>, c<{walk.vector}>, f0, sum;"
     yield from registers()
     yield f".reg .pred there<{STEP}>, have, done;"
     yield ".reg .b32 t, zero;"
@@ -192,15 +193,11 @@ def exchange(walk: Walk, thread: str, out: str) -> Iterator[str]:
     for j in range(walk.vector):
         yield f"st.shared.f32 [o+{4 * j * threads}], acc{j};"
     yield "bar.sync 0;"
-    yield "mov.f32 other, 0f00000000;"
-    yield f"setp.ge.s32 done, {thread}, {block_m * walk.vector};"
-    yield f"@done bra SUMMED{UID};"
-    yield f"and.b32 o, {thread}, {block_m - 1};"
-    yield f"shr.u32 w, {thread}, {block_m.bit_length() - 1};"
-    yield f"mad.lo.u32 o, w, {threads}, o;"
-    yield "mad.lo.u32 o, o, 4, window;"
-    for g in range(walk.shape.Gy):
-        yield f"ld.shared.f32 c0, [o+{4 * block_m * g}];"
-        yield "add.rn.f32 other, other, c0;"
-    yield f"SUMMED{UID}:"
-    yield f"mov.f32 {out}, other;"
+    sums = block_m * walk.vector
+    address = (
+        f"and.b32 o, {thread}, {block_m - 1};",
+        f"shr.u32 w, {thread}, {block_m.bit_length() - 1};",
+        f"mad.lo.u32 o, w, {threads}, o;",
+        "mad.lo.u32 o, o, 4, window;",
+    )
+    yield from add_up(out, 0, thread, sums, iter(address), walk.shape.Gy, 4 * block_m)
