@@ -1,8 +1,8 @@
 """Family ``decode``: few columns, 16-bit weights: bound by the bytes of W, so they are compressed.
 
 ``limits`` (shape and legality) -> ``pack`` with ``fill`` (the weight as interleaved lists of
-indices and values) -> ``walk`` (the inner loop in PTX) -> ``walk_kernel`` (the Triton kernel around it); or
-``bitmap_pack`` -> ``bitmap`` -> ``bitmap_kernel`` (records expanded for the tensor cores).
+indices and values) -> ``walk`` (the inner loop in PTX) -> ``walk_kernel`` (the Triton kernel around
+it); or ``bitmap_pack`` -> ``bitmap`` -> ``bitmap_kernel`` (expanded for the tensor cores).
 """
 
 from __future__ import annotations
