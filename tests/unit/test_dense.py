@@ -1,4 +1,4 @@
-"""Family dense: every epilogue within the bound, bias and residual added by the product's own call."""
+"""Family dense: every epilogue within the bound, bias and residual added by the product itself."""
 
 from __future__ import annotations
 
