@@ -39,7 +39,8 @@ def emit_bitmap(b: Bitmap) -> Asm:
         *_declare(b),
         *([LAUNCH_DEPENDENTS] if b.dependent_launch else []),
         *_places(b, records, first, stage, thread),
-        *(line for _ in range(b.shape.stages - 1) for line in _copy_next(b, stage)),
+        *(line for i in range(b.shape.stages - 1) for line in _copy_first(i, stage)),
+        f"add.u32 to, to, {stage};",
         *x_pointer(b, x, stride_k, stride_n, columns),
         *([WAIT_FOR_INPUTS] if b.dependent_launch else []),
         f"STRIP{UID}:",
@@ -50,10 +51,13 @@ def emit_bitmap(b: Bitmap) -> Asm:
         *(line for u in range(b.groups if b.n_tiles <= 2 else 1) for line in load_x(b, u)),
         "add.u32 o, at, word;",
         "ld.shared.b32 bits, [o];",
-        *_copy_next(b, stage),
+        *_copy_next(b.shape.stages - 1),
         *scan(),
         *(line for m in range(FOURS // 2) for line in multiply_tile(b, m)),
-        *_turn(b, "at", stage),
+        "mov.b32 to, at;",
+        f"add.u32 at, at, {stage};",
+        "setp.ge.u32 more, at, end;",
+        "@more sub.u32 at, at, ring;",
         f"add.s64 px, px, {2 * b.shape.width};" if b.vector_x else "add.s64 px, px, strip_x;",
         f"add.u32 k, k, {b.shape.width};" if b.K % b.shape.width else "",
         "sub.s32 left, left, 1;",
@@ -72,7 +76,7 @@ def _declare(b: Bitmap) -> Iterator[str]:
     yield f".shared .align 16 .b8 anchor[{STATIC_SHARED_BYTES}];"
     yield ".reg .b64 pf, px, p, q, r, token8, strip_x, sk;"
     yield ".reg .b32 window, lane, lane16, word, warp, unit, piece, t, g, k, o, w, i, c, tokens;"
-    yield ".reg .b32 left, ahead, from, until, then, length, at, to, ring, end, bits;"
+    yield ".reg .b32 left, from, until, then, length, at, to, ring, end, bits;"
     yield f".reg .b32 e<2>, own<2>, all<2>, base<{FOURS}>, pos<4>, v<4>, a<4>;"
     yield f".reg .b32 b<{4 * b.groups * b.n_tiles}>, place, strip, entry, run;"
     yield f".reg .f32 acc<{4 * b.m_tiles * b.n_tiles}>, f0, f1, sum;"
@@ -99,7 +103,6 @@ def _places(b: Bitmap, records: str, first: str, stage: str, thread: str) -> Ite
     yield f"shr.u32 k, k, {log2};"
     yield f"shr.u32 left, left, {log2};"
     yield "sub.s32 left, left, k;"
-    yield "mov.b32 ahead, left;"
     yield f"mad.lo.u32 o, unit, {b.strips}, k;"
     yield f"mad.wide.u32 pf, o, 4, {first};"
     yield "ld.global.nc.b32 from, [pf];"
@@ -114,12 +117,12 @@ def _places(b: Bitmap, records: str, first: str, stage: str, thread: str) -> Ite
     yield "mov.b32 to, at;"
 
 
-def _copy_next(b: Bitmap, stage: str) -> Iterator[str]:
-    """The next record into the next stage; a group of its own even if there is none left."""
+def _copy_next(ahead: int) -> Iterator[str]:
+    """The record ``ahead`` of this one into the stage ``to``; a group of its own even if there is
+    none."""
     yield "sub.u32 length, until, from;"
-    yield "setp.gt.s32 more, ahead, 0;"
+    yield f"setp.gt.s32 more, left, {ahead};"
     yield "selp.b32 length, length, 0, more;"
-    yield "sub.s32 ahead, ahead, 1;"
     yield "sub.s32 length, length, lane;"
     yield "mad.wide.u32 p, from, 16, q;"
     yield "add.u32 o, to, lane16;"
@@ -131,11 +134,9 @@ def _copy_next(b: Bitmap, stage: str) -> Iterator[str]:
     yield "mov.b32 until, then;"
     yield "ld.global.nc.b32 then, [pf];"
     yield "add.s64 pf, pf, 4;"
-    yield from _turn(b, "to", stage)
 
 
-def _turn(b: Bitmap, pointer: str, stage: str) -> Iterator[str]:
-    """To the next stage of the ring."""
-    yield f"add.u32 {pointer}, {pointer}, {stage};"
-    yield f"setp.ge.u32 more, {pointer}, end;"
-    yield f"@more sub.u32 {pointer}, {pointer}, ring;"
+def _copy_first(i: int, stage: str) -> Iterator[str]:
+    """Record i into stage i; then ``to`` is the stage that is free next."""
+    yield f"add.u32 to, to, {stage};" if i else ""
+    yield from _copy_next(i)
