@@ -53,16 +53,15 @@ def multiply_tile(b: Bitmap, m: int) -> Iterator[str]:
 
 def _four(q: int) -> Iterator[str]:
     """Four elements: where each one's value is if it has one, all loaded, absent ones made zero."""
-    one = 1 << q % 2  # what a set bit is after the shift
     yield f"dp4a.u32.u32 pos0, e{q // 4}, {2 << 8 * (q % 4)}, base{q};"
-    yield f"shr.u32 w, bits, {q - q % 2};"
-    yield f"and.b32 w, w, {0x01010101 * one};"
+    yield f"shr.u32 w, bits, {q};"
+    yield "and.b32 w, w, 0x01010101;"
     for i in range(1, 4):
-        yield f"dp4a.u32.u32 pos{i}, w, {0x02020202 // one >> 8 * (4 - i)}, pos0;"
+        yield f"dp4a.u32.u32 pos{i}, w, {0x02020202 >> 8 * (4 - i)}, pos0;"
     for i in range(4):
         yield f"ld.shared.u16 v{i}, [pos{i}];"
     # Selects bytes 0 and 1 of a value that is there, else 2 and 3, which are zero.
-    yield f"mad.lo.u32 w, w, {2**32 - 0x22 // one}, 0x76327632;"
+    yield f"mad.lo.u32 w, w, {2**32 - 0x22}, 0x76327632;"
     yield f"prmt.b32 a{q % 2 * 2}, v0, v1, w;"
     yield "shr.u32 w, w, 16;"
     yield f"prmt.b32 a{q % 2 * 2 + 1}, v2, v3, w;"
