@@ -108,10 +108,7 @@ def test_layers_after_each_other_in_a_graph(tokens: int) -> None:
     widths = (2048, 1536, 2048, 1024)
     layers = []
     for i, (K, M) in enumerate(itertools.pairwise(widths)):
-        density = 0.3 if tokens <= 8 else 0.05
-        W = drawn_weight("random", density, i, SpmmProblem(M, K, 1, 1, w_dtype="float16")).to(
-            "cuda"
-        )
+        W = drawn_weight("random", 0.3, i, SpmmProblem(M, K, 1, 1, w_dtype="float16")).to("cuda")
         layers.append(W)
     x = torch.randn(tokens, widths[0], device="cuda", dtype=torch.float16) / 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_triton import SparseMatrix, verify
-from sparse_triton.config import KernelConfig
+from sparse_triton.config import Format, KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.decode.kernel import decode_source
@@ -250,6 +251,25 @@ def test_dtypes() -> None:
     old = Device.virtual_cuda(80)
     bf16 = SpmmProblem(64, 512, 1, 99, x_dtype="bfloat16", w_dtype="bfloat16")
     assert "sm_90" in (why_not(bf16, config, old) or "")
+
+
+@pytest.mark.parametrize(
+    ("N", "sparsity", "format"),
+    [(1, 0.5, "gaps4"), (4, 0.9, "gaps8"), (8, 0.5, "bitmap"), (8, 0.9, "gaps8"),
+     (16, 0.7, "bitmap"), (16, 0.95, "gaps8")],
+)  # fmt: skip
+def test_formats_taken(N: int, sparsity: float, format: Format) -> None:
+    taken = default_config(problem(N=N, sparsity=sparsity), H100)
+    assert (taken.kernel, taken.format) == ("decode", format)
+
+
+def test_break_even() -> None:
+    """Lower where X is token-major; never decode where it was measured to lose."""
+    token_major = problem(N=16, sparsity=0.55)
+    assert default_config(token_major, H100).kernel == "decode"
+    assert default_config(replace(token_major, x_layout="row"), H100).kernel == "dense"
+    assert default_config(problem(N=16, sparsity=0.45), H100).kernel == "dense"
+    assert default_config(problem(N=32, sparsity=0.9), H100).kernel == "dense"
 
 
 @pytest.mark.parametrize("N", [1, 2, 4, 8, 16, 32])

@@ -53,13 +53,15 @@ class Decode(Family):
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
-        """Fitted to measurements (``benchmarks/NOTES.md``): walks for up to 4 columns, and for 8
-        where few entries are left to gather X for; else tensor cores. 8-bit gaps where 4 bits
-        would bridge one in six."""
-        vector = next_power_of_two(problem.N)
+        """Fitted to measurements (``benchmarks/NOTES.md``): lists for up to 4 columns, and for more
+        where few entries are left to gather X for; else a bitmap and tensor cores."""
+        vector = min(8, next_power_of_two(problem.N))
         fits = 2 * problem.K * vector <= device.shared_bytes - STATIC_SHARED_BYTES
         can_expand = problem.x_dtype == problem.w_dtype and BLOCK_ROWS[0] < problem.M
-        if vector <= 4 or not can_expand or (vector == 8 and fits and problem.sparsity >= 0.85):
+        few = 0.78 if problem.N <= 8 else 0.9
+        if ceil_div(problem.M, 32) > 4 * device.cores:
+            few = (1 + few) / 2
+        if vector <= 4 or not can_expand or (fits and problem.sparsity >= few):
             return _walk_config(problem, device)
         return _bitmap_config(problem, device)
 
@@ -110,15 +112,19 @@ def _walk_config(problem: SpmmProblem, device: Device) -> KernelConfig:
 
 
 def _bitmap_config(problem: SpmmProblem, device: Device) -> KernelConfig:
-    """32 rows a program, 16 where the device would be half empty."""
-    block_m = 32
-    while block_m > 16 and 2 * ceil_div(problem.M, block_m) < device.cores:
-        block_m //= 2
-    blocks = ceil_div(problem.M, block_m)
-    Gy, stages = (8, 4) if blocks > 2 * device.cores else (16, 3)
+    """32 rows, 16 where the device would be half empty; 16 warps a program, and 8 where programs
+    are many: then more of them run at once."""
+    waves = ceil_div(problem.M, 32) / device.cores
+    block_m, Gy, stages = 32, 16, 3
+    if waves <= 1:
+        block_m, Gy = (32, 32) if problem.N > 8 and problem.sparsity < 0.6 else (16, 16)
+    elif waves > 4:
+        Gy = 8
+    elif waves > 2 and problem.sparsity < 0.6:
+        Gy, stages = 8, 6
     return KernelConfig(
         "decode",
-        M_blocks=blocks,
+        M_blocks=ceil_div(problem.M, block_m),
         Gy=Gy,
         row_blocks="sorted",
         prefetch=stages,
