@@ -88,5 +88,5 @@ def test_truncated_sums_may_lose_twice_as_much_a_term() -> None:
     rounded = numerics.error_bound(nnz, one, one, Gy=4)
     truncated = numerics.error_bound(nnz, one, one, Gy=4, step=2)
     assert truncated == pytest.approx(rounded * (2 * 1000 + 6) / (1000 + 6), rel=1e-3)
-    assert KernelConfig("decode", chunk=512).step == 2
+    assert KernelConfig("decode", format="bitmap").step == 2
     assert KernelConfig("decode").step == KernelConfig("gather").step == 1
