@@ -112,9 +112,10 @@ def _nearest(values: tuple[int, ...], log2: int) -> int:
 
 def steps(config: KernelConfig, fields: Mapping[str, tuple[Any, ...]]) -> Iterator[KernelConfig]:
     """What lies one step away: knobs doubled or halved, Gy and M_blocks together too (a program
-    keeps its size), every other field at its next and previous value."""
+    keeps its size), a quarter less or half as many M_blocks more (how many programs fit side by
+    side goes by their rows), every other field at its next and previous value."""
     for M, N, Gy in ((1, 1, 2), (1, 1, 0.5), (2, 1, 1), (0.5, 1, 1), (2, 1, 2), (0.5, 1, 0.5),
-                     (1, 2, 1), (1, 0.5, 1)):  # fmt: skip
+                     (1, 2, 1), (1, 0.5, 1), (0.75, 1, 1), (1.5, 1, 1)):  # fmt: skip
         yield replace(
             config,
             M_blocks=_times(config.M_blocks, M),

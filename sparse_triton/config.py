@@ -30,6 +30,8 @@ class KernelConfig:
     spare       of split rows: row blocks beyond M_blocks, per cent; more room, shorter lists
     prefetch    loads issued ahead of their use
     sync_every  instructions between barriers that keep warps in lock step; 0: none
+    starts      places in K at which the warps of a scheduler begin: each fetches other code first,
+                and finds what the others fetched
     fastest     what neighbouring programs differ in: "rows" (they share a column tile of X) or
                 "columns" (they share code or pairs)
     window_kb   of a convolution: shared memory for what is staged at a time, in KB
@@ -52,6 +54,7 @@ class KernelConfig:
     prefetch: int = 8
     sync_every: int = 0
     repeat: int = 1
+    starts: int = 1
     fastest: Fastest = "rows"
     format: Format = "gaps4"
     window_kb: int = 48
@@ -97,7 +100,7 @@ class KernelConfig:
 def counts_why_not(config: KernelConfig, row_blocks: tuple[str, ...]) -> str | None:
     """The laws every family shares: positive counts, a known way to cut rows."""
     counts = ("M_blocks", "N_blocks", "Gy", "K_blocks", "stack", "vector", "prefetch", "repeat")
-    for name in (*counts, "window_kb"):
+    for name in (*counts, "starts", "window_kb"):
         if getattr(config, name) < 1:
             return f"{name} must be at least 1, got {getattr(config, name)}"
     if config.spare < 0:

@@ -23,18 +23,26 @@ class Thread:
         """From the first line to past the last; labels are lines that end in a colon."""
         lines = [line.replace("_${:uid}", "") for line in lines if line]
         labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+        tables = {}
+        for line in lines:
+            name, targets, listed = line.partition(": .branchtargets ")
+            if targets:
+                tables[name] = listed.rstrip(";").split(", ")
         at = 0
         while at < len(lines):
             line = lines[at]
             at += 1
-            if line.endswith(":") or line.startswith("."):
+            if line.endswith(":") or line.startswith(".") or ".branchtargets" in line:
                 continue
             guard, line = re.fullmatch(r"(?:@(!?\w+) )?(.*);", line).groups()  # type: ignore[union-attr]
             if guard and not self._holds(guard):
                 continue
             op, _, rest = line.partition(" ")
-            if op == "bra":
+            if op in ("bra", "bra.uni"):
                 at = labels[rest]
+            elif op == "brx.idx":
+                index, name = _operands(rest)
+                at = labels[tables[name][self._value(index)]]
             else:
                 self._do(op, _operands(rest))
 
@@ -56,7 +64,9 @@ class Thread:
         values = [self._value(i) for i in inputs]
         if name == "setp":
             a, b = (_signed(v, 32) for v in values)
-            self.registers[out] = {"ge": a >= b, "lt": a < b, "gt": a > b, "le": a <= b}[kinds[0]]
+            self.registers[out] = {
+                "ge": a >= b, "lt": a < b, "gt": a > b, "le": a <= b, "eq": a == b
+            }[kinds[0]]  # fmt: skip
             return
         result = OPERATIONS[name](*values)
         wide = "64" in kinds[-1] or "wide" in kinds or kinds[-1] == "pred"

@@ -54,6 +54,8 @@ CASES = [
     Case("random", 64, 128, 256, "float32", {"Gy": 2, "stack": 2, "K_blocks": 4}),
     Case("ragged", 128, 64, 128, "float16", {"Gy": 1, "stack": 4, "K_blocks": 8}),
     Case("random", 16, 128, 32768, "float32", {"vector": 2, "Gy": 2, "N_blocks": 256}),
+    Case("random", 96, 256, 1024, "float32", {"starts": 4, "N_blocks": 2, "vector": 1}),
+    Case("ragged", 64, 200, 512, "float16", {"starts": 2, "N_blocks": 1, "vector": 2}),
 ]
 
 

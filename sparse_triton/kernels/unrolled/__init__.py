@@ -60,6 +60,7 @@ class Unrolled(Family):
             "vector": tuple(v for v in (1, 2, 4) if problem.N % v == 0),
             "row_blocks": ("even_rows", "even_nnz"),
             "prefetch": (4, 8, 16, 32),
+            "starts": (1, 2, 4),
             "sync_every": (0, 128, 256),
             "fastest": ("rows", "columns"),
         }

@@ -47,7 +47,7 @@ def interpret(program: Program, X: Float32) -> Float32:
     Y = np.full((M, X.shape[1]), np.nan, dtype=np.float32)
     for b, rows in enumerate(program.rows):
         partials = [
-            run_body(program.bodies[b * program.parts + q], X, program.block_m)
+            run_body(program.whole_body(b * program.parts + q), X, program.block_m)
             for q in range(program.parts)
         ]
         total = partials[0]

@@ -24,7 +24,7 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
     x, y, bias, residual, rows, stride_xb, stride_yb,
     N: tl.constexpr, stride_ym: tl.constexpr, stride_yn: tl.constexpr,
     GY: tl.constexpr, K_BLOCKS: tl.constexpr, STACK: tl.constexpr, LANES: tl.constexpr,
-    VECTOR: tl.constexpr, SHARE: tl.constexpr, EARLY_ROWS: tl.constexpr,
+    VECTOR: tl.constexpr, STARTS: tl.constexpr, SHARE: tl.constexpr, EARLY_ROWS: tl.constexpr,
     COLUMNS_FASTEST: tl.constexpr, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
@@ -36,6 +36,7 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
     thread = tl.arange(0, K_BLOCKS * STACK * GY * LANES)
     lane, group = thread % LANES, thread // LANES % GY
     block = i_m * STACK + thread // (GY * LANES) % STACK
+    start = thread // 128 % STARTS  # neighbouring warps are on different schedulers
     body = (block * K_BLOCKS + thread // (STACK * GY * LANES)) * GY + group
 
     o_n = (i_n * LANES + lane) * VECTOR
@@ -50,7 +51,7 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
     sums = tl.inline_asm_elementwise(
         ASM,
         CONSTRAINTS,
-        [p_x, body, lane],
+        [p_x, body, lane, start] if STARTS > 1 else [p_x, body, lane],
         dtype=f32s(SHARE * VECTOR),
         is_pure=False,
         pack=1,
@@ -77,6 +78,7 @@ def unrolled_source(plan: Plan) -> KernelSource:
              whose Gy groups share a block's non-empty columns by equal nnz, in k order; each lane
              holds block_m fp32 accumulators for each of its ``vector`` adjacent columns; the
              Gy * K_blocks partials are added in order of K blocks and groups through shared memory.
+             With several ``starts`` the warps of a body run its chunks in turns, see ``turns``.
     Cost     2*nnz*N flop; x row k is read once per program that uses it; W is never loaded, it is
              the code: 16 bytes per non-zero and column of a lane.
     Error    |y - y64| <= gamma(nnz_row + parts + 2) * (|W| @ |x| + |bias| + |residual|), with
@@ -92,7 +94,7 @@ def unrolled_source(plan: Plan) -> KernelSource:
     row_bytes = problem.N * problem.x_itemsize
     dependent = has_dependent_launch(plan.device.arch)
     columns = Columns(problem.x_dtype, config.vector)
-    spelling = Spelling(columns, row_bytes, exchange, dependent)
+    spelling = Spelling(columns, row_bytes, exchange, dependent, config.starts)
     asm = emit(program, spelling)
     row_major = problem.y_layout == "row"
     epilogue = problem.epilogue
@@ -107,6 +109,7 @@ def unrolled_source(plan: Plan) -> KernelSource:
             "STACK": config.stack,
             "LANES": lanes,
             "VECTOR": config.vector,
+            "STARTS": config.starts,
             "SHARE": exchange.block_m // config.parts,
             "EARLY_ROWS": exchange.block_m // config.parts <= 8,
             "COLUMNS_FASTEST": config.fastest == "columns",

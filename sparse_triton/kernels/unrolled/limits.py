@@ -13,6 +13,8 @@ MAX_THREADS = 1024
 WARP = 32
 MAX_STATIC_SHARED_BYTES = 48 * 1024
 MAX_NNZ = 400_000  # about 6 MB of code and a minute and a half of assembling
+ROUND_BYTES = 12 * 1024  # of code: what one scheduler's instruction cache keeps
+SCHEDULERS = 4  # neighbouring warps are on different ones
 REGISTERS_BESIDES = 24  # pointers, addresses of the exchange, row numbers
 
 
@@ -80,6 +82,15 @@ def exchange_of(problem: SpmmProblem, config: KernelConfig) -> Exchange:
     return Exchange(block_m, config.Gy, config.K_blocks, config.stack, lanes, config.vector)
 
 
+def chunks_of(problem: SpmmProblem, config: KernelConfig) -> int:
+    """Chunks of a body: as many rounds as leave each short enough, ``starts`` chunks a round."""
+    if config.starts == 1:
+        return 1
+    products = problem.nnz // config.M_blocks
+    bytes_ = 16 * config.vector * (products + problem.K)
+    return config.starts * max(1, round(bytes_ / ROUND_BYTES))
+
+
 def accumulates_half(problem: SpmmProblem, config: KernelConfig) -> bool:
     """Whether products are summed in float16 pairs first: permitted, and columns come in pairs."""
     permitted = problem.accumulate == "float16" and problem.x_dtype == "float16"
@@ -119,10 +130,33 @@ def shape_why_not(problem: SpmmProblem, config: KernelConfig) -> str | None:
             f"{MAX_THREADS}; use N_blocks >= "
             f"{ceil_div(problem.N * groups, MAX_THREADS * config.vector)}"
         )
+    reason = _starts_why_not(config, lanes)
+    if reason is not None:
+        return reason
     if config.sync_every and lanes < WARP:
         return (
             f"sync_every={config.sync_every} puts barriers into the bodies, each must then be run "
             f"by whole warps of {WARP} lanes, got {lanes}; use sync_every=0 or Gy=1"
+        )
+    return None
+
+
+def _starts_why_not(config: KernelConfig, lanes: int) -> str | None:
+    starts = config.starts
+    if starts == 1:
+        return None
+    if starts & (starts - 1):
+        return f"starts must be a power of two, got {starts}"
+    for name, value in (("Gy", 1), ("K_blocks", 1), ("sync_every", 0)):
+        if getattr(config, name) != value:
+            return (
+                f"starts={starts} sends the warps of a body round all of K, which wants "
+                f"{name}={value}, got {getattr(config, name)}; use starts=1"
+            )
+    if lanes < starts * SCHEDULERS * WARP:
+        return (
+            f"starts={starts} wants as many warps on each of {SCHEDULERS} schedulers: "
+            f"{starts * SCHEDULERS * WARP} lanes, got {lanes}; use fewer N_blocks or starts"
         )
     return None
 

@@ -45,6 +45,7 @@ from sparse_triton.kernels.unrolled.ops import (
     Widen,
 )
 from sparse_triton.kernels.unrolled.schedule import Program
+from sparse_triton.kernels.unrolled.turns import jump, turns
 from sparse_triton.pattern import Int32
 
 
@@ -54,27 +55,30 @@ class Spelling:
 
     row_bytes  distance between rows of X
     exchange   how the partials of bodies become sums
+    starts     chunks of a round, see ``turns``
     """
 
     columns: Columns
     row_bytes: int
     exchange: Exchange
     dependent_launch: bool
+    starts: int = 1
 
 
 def emit(program: Program, spelling: Spelling) -> Asm:
     """Inputs of the text, in order: pointer to this lane's first column (int64), body index, lane
-    within the group (int32). Outputs: ``block_m / parts * vector`` sums; ``held_rows`` says of
-    which rows."""
+    within the group, with several starts this thread's (int32). Outputs: ``block_m / parts *
+    vector`` sums; ``held_rows`` says of which rows."""
     operands, held = Operands(), _held(spelling.exchange)
     outputs = [operands.new("=f") for _ in held]
     pointer, body, lane = operands.new("l"), operands.new("r"), operands.new("r")
+    start = operands.new("r") if spelling.starts > 1 else ""
     lines = [
         *begin(spelling.exchange.K_blocks),
         *_declare(program, spelling),
         f"mov.b64 p, {pointer};",
         *([LAUNCH_DEPENDENTS, WAIT_FOR_INPUTS] if spelling.dependent_launch else []),
-        *_jump(body, len(program.bodies)),
+        *_jump(program, spelling, body, start),
         *(
             line
             for i, ops in enumerate(program.bodies)
@@ -108,16 +112,19 @@ def _declare(program: Program, spelling: Spelling) -> Iterator[str]:
         yield from (f"mov.f32 a{j}_{i}, 0f00000000;" for i in range(program.block_m))
 
 
-def _jump(body: str, bodies: int) -> Iterator[str]:
-    if bodies > 1:
-        labels = ", ".join(f"B{i}{UID}" for i in range(bodies))
-        yield f"BODIES{UID}: .branchtargets {labels};"
-        yield f"brx.idx {body}, BODIES{UID};"
+def _jump(program: Program, spelling: Spelling, body: str, start: str) -> Iterator[str]:
+    labels = [f"B{i}{UID}" for i in range(len(program.bodies))]
+    if spelling.starts > 1:
+        yield from turns(body, start, spelling.starts, program.chunks, labels)
+    elif len(labels) > 1:
+        yield from jump(body, labels)
 
 
 def _body(index: int, ops: tuple[Op, ...], spelling: Spelling, pointer: str) -> Iterator[str]:
     base, columns = 0, spelling.columns
     yield f"B{index}{UID}:"
+    if spelling.starts > 1:  # another chunk may have moved it
+        yield f"mov.b64 p, {pointer};"
     for op in ops:
         match op:
             case Rebase(k):
@@ -140,7 +147,7 @@ def _body(index: int, ops: tuple[Op, ...], spelling: Spelling, pointer: str) -> 
                 yield from _flush(place, columns)
             case Sync():
                 yield "bar.sync 0;"
-    yield f"bra.uni DONE{UID};"
+    yield f"bra.uni {'NEXT' if spelling.starts > 1 else 'DONE'}{UID};"
 
 
 def _flush(place: int, columns: Columns) -> Iterator[str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from sparse_triton.config import RowBlocks
 from sparse_triton.errors import BuildError
-from sparse_triton.kernels.unrolled.limits import accumulates_half, unrolled_shape
+from sparse_triton.kernels.unrolled.limits import accumulates_half, chunks_of, unrolled_shape
 from sparse_triton.kernels.unrolled.ops import (
     Flush,
     Fma,
@@ -42,16 +42,23 @@ OFFSET_REACH_BYTES = 1 << 23
 class Program:
     """Bodies of all blocks and parts: ``bodies[b * parts + q]``, with ``rows`` [blocks, block_m].
 
-    Part q is group ``q mod Gy`` of program ``q // Gy`` of the cluster.
+    Part q is group ``q mod Gy`` of program ``q // Gy`` of the cluster. A body that warps begin at
+    different places stands there as ``chunks`` in k order, one after the other.
     """
 
     rows: Int32
     parts: int
     bodies: tuple[tuple[Op, ...], ...]
+    chunks: int = 1
 
     @property
     def block_m(self) -> int:
         return int(self.rows.shape[1])
+
+    def whole_body(self, i: int) -> tuple[Op, ...]:
+        """All chunks of body ``b * parts + q``."""
+        chunks = self.bodies[i * self.chunks : (i + 1) * self.chunks]
+        return tuple(itertools.chain.from_iterable(chunks))
 
 
 @dataclass(frozen=True)
@@ -80,24 +87,31 @@ def unrolled_program(plan: Plan) -> Program:
         sync_every=config.sync_every,
         half=accumulates_half(problem, config),
     )
-    return schedule(plan.csr, block_m, config.row_blocks, config.parts, order, config.stack)
+    chunks = chunks_of(problem, config)
+    return schedule(plan.csr, block_m, config.row_blocks, config.parts, order, config.stack, chunks)
 
 
 def schedule(
-    csr: CSR, block_m: int, row_blocks: RowBlocks, parts: int, order: Order, stack: int = 1
+    csr: CSR,
+    block_m: int,
+    row_blocks: RowBlocks,
+    parts: int,
+    order: Order,
+    stack: int = 1,
+    chunks: int = 1,
 ) -> Program:
     """Programs for every row block of the matrix, verified; empty ones fill the last stack."""
     rows_of = partition_rows(csr, block_m, row_blocks).rows
     rows_of = np.pad(rows_of, ((0, -len(rows_of) % stack), (0, 0)), constant_values=NO_ROW)
     bodies = []
     for rows in rows_of:
-        for entries in group_entries(block_entries(csr, rows), parts):
+        for entries in group_entries(block_entries(csr, rows), parts * chunks):
             body = schedule_body(entries, order)
             verify(body, entries, block_m)
             bodies.append(body)
     if order.sync_every:
         bodies = _insert_syncs(bodies, stack * parts, order.sync_every)
-    return Program(rows_of, parts, tuple(bodies))
+    return Program(rows_of, parts, tuple(bodies), chunks)
 
 
 def schedule_body(entries: Entries, order: Order) -> tuple[Op, ...]:

@@ -1,0 +1,97 @@
+"""Chunks of a body in turns: laws, which order a warp takes, and that nothing is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels.unrolled.kernel import unrolled_source
+from sparse_triton.kernels.unrolled.limits import chunks_of
+from sparse_triton.kernels.unrolled.ops import Fma
+from sparse_triton.kernels.unrolled.schedule import unrolled_program
+from sparse_triton.kernels.unrolled.turns import turns
+from sparse_triton.plan import plan_spmm, why_not
+from sparse_triton.problem import SpmmProblem
+from tests.ptx import Thread
+from tests.support import problem_for, weight
+
+H100 = Device("cuda", "H100", 90, cores=132, shared_bytes=232448)
+PROBLEM = SpmmProblem(512, 512, 8192, 26214)
+CONFIG = KernelConfig("unrolled", 8, 16, starts=4)
+
+
+def visited(body: int, start: int, starts: int, chunks: int, bodies: int) -> list[int]:
+    """Labels in the order in which a thread comes by."""
+    labels = [f"B{i}" for i in range(bodies * chunks)]
+    lines = list(turns("body", "start", starts, chunks, labels))
+    for i, label in enumerate(labels):
+        lines += [f"{label}:", f"st.log.u32 [at], {i};", "add.u32 at, at, 4;", "bra.uni NEXT;"]
+    log = np.zeros(4 * chunks, dtype=np.uint8)
+    thread = Thread({"body": body, "start": start, "at": 0}, {"log": log})
+    thread.run([*lines, "DONE:"])
+    assert thread.registers["at"] == 4 * chunks
+    return [int(i) for i in log.view(np.uint32)]
+
+
+def test_rounds_one_after_the_other_each_from_the_own_chunk_on() -> None:
+    assert visited(1, 2, 4, 8, 3) == [10, 11, 8, 9, 14, 15, 12, 13]
+    assert visited(0, 0, 2, 4, 1) == [0, 1, 2, 3]
+    assert visited(0, 1, 2, 4, 1) == [1, 0, 3, 2]
+
+
+def test_a_round_fits_an_instruction_cache() -> None:
+    assert chunks_of(PROBLEM, replace(CONFIG, starts=1)) == 1
+    assert chunks_of(PROBLEM, CONFIG) == 4 * 5  # 59 KiB of code
+    assert chunks_of(PROBLEM, replace(CONFIG, starts=2)) == 2 * 5
+    assert chunks_of(replace(PROBLEM, nnz=1000, K=64), CONFIG) == 4
+
+
+def test_chunks_are_the_body_in_k_order() -> None:
+    W = weight("ragged", 40, 900, 0.2)
+    problem = problem_for(W, 1024)
+    cut = plan_spmm(problem, KernelConfig("unrolled", 2, 2, starts=4), W.csr, H100)
+    whole = replace(cut, config=replace(cut.config, starts=1))
+    program, plain = unrolled_program(cut), unrolled_program(whole)
+    assert program.chunks == chunks_of(problem, cut.config) > 4
+    for i in range(2):
+        products = [[op for op in p.whole_body(i) if isinstance(op, Fma)] for p in (program, plain)]
+        assert [(f.place, f.weight) for f in products[0]] == [
+            (f.place, f.weight) for f in products[1]
+        ]
+    X = np.random.default_rng(0).standard_normal((900, 8)).astype(np.float32)
+    family = FAMILIES["unrolled"]
+    assert np.array_equal(family.reference(cut, X), family.reference(whole, X))
+
+
+def test_every_chunk_counts_from_the_pointer_again() -> None:
+    """Rows lie further apart than a load reaches: a chunk moves the pointer, the next one may be an
+    earlier one."""
+    W = weight("random", 16, 128, 0.3)
+    plan = plan_spmm(
+        problem_for(W, 1 << 17), KernelConfig("unrolled", 1, 256, starts=4), W.csr, H100
+    )
+    lines = unrolled_source(plan).constants["ASM"].split("\n")
+    labels = [i for i, line in enumerate(lines) if line.startswith("B") and line.endswith(":")]
+    assert len(labels) == unrolled_program(plan).chunks
+    assert all(lines[i + 1].startswith("mov.b64 p, $") for i in labels)
+    assert any(line.startswith("add.s64 p, $") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"starts": 3}, "starts must be a power of two, got 3"),
+        ({"Gy": 2, "N_blocks": 64}, "wants Gy=1, got 2; use starts=1"),
+        ({"K_blocks": 2}, "wants K_blocks=1, got 2; use starts=1"),
+        ({"sync_every": 128}, "wants sync_every=0, got 128; use starts=1"),
+        ({"N_blocks": 32}, "512 lanes, got 256; use fewer N_blocks or starts"),
+    ],
+)
+def test_laws(config: dict[str, int], reason: str) -> None:
+    assert why_not(PROBLEM, CONFIG, H100) is None
+    assert reason in str(why_not(PROBLEM, replace(CONFIG, **config), H100))  # type: ignore[arg-type]
