@@ -1,4 +1,4 @@
-"""Layer normalisation whose X and Y have either memory format: it takes the turning along."""
+"""Layer normalisation whose Y has either memory format: it takes a turning along."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ WAIT = f"{LAUNCH_DEPENDENTS} {WAIT_FOR_INPUTS} mov.b32 $0, $1;"
 @triton.jit
 def normalise_layer(  # type: ignore[no-untyped-def]
     x, y, bias, residual, anchor, N, K,
-    X_FEATURE_MAJOR: tl.constexpr, Y_FEATURE_MAJOR: tl.constexpr,
-    EPS: tl.constexpr, SHARE: tl.constexpr,
+    FEATURE_MAJOR: tl.constexpr, EPS: tl.constexpr, SHARE: tl.constexpr,
     TOKENS: tl.constexpr, FEATURES: tl.constexpr, WAIT: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
@@ -37,10 +36,7 @@ def normalise_layer(  # type: ignore[no-untyped-def]
         i_n = tl.inline_asm_elementwise(WAIT, "=r,r", [i_n], dtype=tl.int32, is_pure=False, pack=1)
     o_n = i_n.to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     inside = (o_n < N)[:, None] & real[None, :]
-    if X_FEATURE_MAJOR:
-        p_x = x + o_k[None, :] * N + o_n[:, None]
-    else:
-        p_x = x + o_n[:, None] * K + o_k[None, :]
+    p_x = x + o_n[:, None] * K + o_k[None, :]
     values = tl.load(p_x, mask=inside, other=0.0).to(tl.float32)  # [TOKENS, FEATURES]
     mean = tl.sum(values, axis=1) * SHARE
     centred = tl.where(real[None, :], values - mean[:, None], 0.0)
@@ -50,7 +46,7 @@ def normalise_layer(  # type: ignore[no-untyped-def]
         normal *= gain
     if HAS_BIAS:
         normal += shift
-    if Y_FEATURE_MAJOR:
+    if FEATURE_MAJOR:
         p_y = y + o_k[None, :] * N + o_n[:, None]
     else:
         p_y = y + o_n[:, None] * K + o_k[None, :]
@@ -58,13 +54,13 @@ def normalise_layer(  # type: ignore[no-untyped-def]
 
 
 def layer_norm_source(
-    N: int, K: int, x_feature_major: bool, y_feature_major: bool, dtype: str, eps: float,
-    has_gain: bool, has_bias: bool, arch: int, naive: bool = False,
+    N: int, K: int, feature_major: bool, dtype: str, eps: float, has_gain: bool, has_bias: bool,
+    arch: int, naive: bool = False,
 ) -> KernelSource:  # fmt: skip
     """Kernel ``y[n] = (x[n] - mean) / sqrt(variance + eps) * gain + bias`` over K features.
 
-    Shapes   x and y [N, K], each contiguous or feature-major; gain and bias [K]; the gain goes in
-             as the launch's ``residual``.
+    Shapes   x [N, K], y [N, K] contiguous or feature-major; gain and bias [K]; the gain goes in as
+             the launch's ``residual``.
     Grid     tiles of ``TOKENS`` tokens; a program holds all features of its tokens.
     Cost     x is read once and y written once. So little is done that fetching the code decides:
              many warps, few elements a thread, no division.
@@ -78,8 +74,7 @@ def layer_norm_source(
     return KernelSource(
         fn=normalise_layer,
         constants={
-            "X_FEATURE_MAJOR": x_feature_major,
-            "Y_FEATURE_MAJOR": y_feature_major,
+            "FEATURE_MAJOR": feature_major,
             "EPS": eps,
             "SHARE": 1.0 / K,
             "TOKENS": TOKENS,

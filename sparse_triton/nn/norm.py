@@ -20,7 +20,8 @@ Tensor = torch.Tensor
 class FormattedLayerNorm(torch.nn.LayerNorm):
     """Over the last dimension alone; X [..., K] contiguous or feature-major, the result as told.
 
-    On a GPU and without gradients one kernel normalises and turns; elsewhere PyTorch does both.
+    On a GPU and without gradients one kernel normalises and turns the result; a feature-major X is
+    turned before by another. Elsewhere PyTorch does it all.
 
     feature_major  the result's format, see ``sparse_triton.linear``
 
@@ -73,11 +74,20 @@ def _kernel(
 ) -> Run:  # fmt: skip
     from sparse_triton.build import compile_kernel
     from sparse_triton.kernels.layer_norm import layer_norm_source
+    from sparse_triton.kernels.turned.kernel import turn_source
 
     refuse_capture(device, "this normalisation was never made before")
     arch = Device.of(device).arch
-    source = layer_norm_source(
-        N, K, x_feature_major, y_feature_major, str(dtype).removeprefix("torch."), eps, has_gain,
-        has_bias, arch,
-    )  # fmt: skip
-    return compile_kernel(source, arch).bind(device)
+    x_dtype = str(dtype).removeprefix("torch.")
+    source = layer_norm_source(N, K, y_feature_major, x_dtype, eps, has_gain, has_bias, arch)
+    normalise = compile_kernel(source, arch).bind(device)
+    if not x_feature_major:
+        return normalise
+    turn = compile_kernel(turn_source(K, N, 1, x_dtype, arch), arch).bind(device)
+
+    def run(X: Tensor, Y: Tensor, bias: Tensor | None, gain: Tensor | None) -> None:
+        tokens = X.new_empty((N, K))
+        turn(X, tokens, None, None)
+        normalise(tokens, Y, bias, gain)
+
+    return run
