@@ -46,9 +46,25 @@ def test_rounds_one_after_the_other_each_from_the_own_chunk_on() -> None:
 
 def test_a_round_fits_an_instruction_cache() -> None:
     assert chunks_of(PROBLEM, replace(CONFIG, starts=1)) == 1
-    assert chunks_of(PROBLEM, CONFIG) == 4 * 5  # 59 KiB of code
-    assert chunks_of(PROBLEM, replace(CONFIG, starts=2)) == 2 * 5
+    assert chunks_of(PROBLEM, CONFIG) == 4 * 4  # 59 KiB of code
+    assert chunks_of(PROBLEM, replace(CONFIG, starts=2)) == 2 * 4
     assert chunks_of(replace(PROBLEM, nnz=1000, K=64), CONFIG) == 4
+
+
+def test_untuned_calls_take_turns_where_large_programs_fill_the_device() -> None:
+    def default(M: int, K: int, N: int, nnz: int) -> KernelConfig:
+        return FAMILIES["unrolled"].default_config(SpmmProblem(M, K, N, nnz), H100)
+
+    assert (default(512, 512, 8192, 26214).starts, default(512, 512, 8192, 26214).N_blocks) == (
+        4,
+        16,
+    )
+    assert default(128, 512, 25088, 6553).starts == 2  # X comes from memory
+    assert default(512, 512, 6272, 26214).Gy == 2  # 104 programs, 132 multiprocessors
+    assert (default(256, 1024, 6272, 26214).M_blocks, default(256, 1024, 6272, 26214).Gy) == (6, 4)
+    assert default(64, 256, 100352, 1638).Gy == 4
+    assert default(128, 128, 100352, 1638).stack == default(128, 128, 100352, 1638).Gy == 2
+    assert default(256, 64, 100352, 1638).stack == 4
 
 
 def test_chunks_are_the_body_in_k_order() -> None:

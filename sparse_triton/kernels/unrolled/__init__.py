@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SOME_COLUMNS = 1024
 LONG_PROGRAMS = 45_000  # non-zeros
 CACHED_PROGRAM = 3300  # instructions
+LARGE_X_BYTES = 20_000_000
 
 
 class Unrolled(Family):
@@ -70,7 +71,7 @@ class Unrolled(Family):
         and half the rows."""
         columns = problem.N * problem.batch
         if columns >= MANY_COLUMNS:
-            config = _many_columns(problem)
+            config = _many_columns(problem, device)
         elif columns >= SOME_COLUMNS and problem.nnz > LONG_PROGRAMS:
             config = _some_columns(problem, device)
         else:
@@ -124,23 +125,50 @@ def _some_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
     )
 
 
-def _many_columns(problem: SpmmProblem) -> KernelConfig:
-    """64 rows, because each row block reads X again; neighbours share code. Short rows make memory
-    the limit: then one program takes up to four row blocks of a tile. Long programs are shared by
-    as many lanes as there are."""
+def _many_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
+    """64 rows, because each row block reads X again; neighbours share code."""
     M_blocks = max(1, ceil_div(problem.M, 64))
     if problem.nnz <= 16 * problem.M:
-        lanes, Gy, stack = 64, 1, min(4, 1 << (M_blocks.bit_length() - 1))
+        shape = _short_rows(problem, M_blocks)
     elif problem.nnz <= LONG_PROGRAMS:
-        lanes, Gy, stack = 128, 2, 1
-    else:
-        lanes, Gy, stack = 256, 1, 1
-    return KernelConfig(
-        "unrolled",
-        M_blocks=M_blocks,
+        shape = _shape(problem, M_blocks, device)
+    else:  # long programs are shared by as many lanes as there are
+        shape = {"lanes": 256}
+    lanes = shape.pop("lanes")
+    return replace(
+        KernelConfig("unrolled", M_blocks, row_blocks="even_nnz", fastest="columns"),
         N_blocks=max(1, ceil_div(problem.N, lanes)),
-        Gy=Gy,
-        stack=stack,
-        row_blocks="even_nnz",
-        fastest="columns",
+        **shape,
     )
+
+
+def _short_rows(problem: SpmmProblem, M_blocks: int) -> dict[str, int]:
+    """Memory is the limit: one program takes up to four row blocks of a tile."""
+    stack = min(4, 1 << (M_blocks.bit_length() - 1))
+    if stack == 2 and problem.nnz > 8 * problem.M:
+        return {"lanes": 32, "Gy": 2, "stack": 2}
+    return {"lanes": 64, "stack": stack}
+
+
+def _shape(problem: SpmmProblem, M_blocks: int, device: Device) -> dict[str, int]:
+    """A multiprocessor runs 24 warps of 64 rows. Their code is fetched once for many warps where
+    whole waves of large programs fill the device or X comes from memory; else twice as many
+    streams fetch it."""
+    N, batch = problem.N, problem.batch
+    large = M_blocks * ceil_div(N, 512) * batch
+    if problem.x_itemsize == 2:
+        return {"lanes": 128, "Gy": 2}
+    if M_blocks == 1:
+        return {"lanes": 32, "Gy": 4}
+    if _filled(N, 512) and _filled(large, device.cores):
+        return {"lanes": 512, "starts": 4, "prefetch": 16}
+    if M_blocks * ceil_div(N, 128) * batch < 2 * device.cores:
+        return {"M_blocks": ceil_div(3 * M_blocks, 2), "lanes": 64, "Gy": 4}
+    if _filled(N, 256) and problem.K * N * batch * problem.x_itemsize >= LARGE_X_BYTES:
+        return {"lanes": 256, "starts": 2, "prefetch": 16}
+    return {"lanes": 128, "Gy": 2}
+
+
+def _filled(count: int, unit: int) -> bool:
+    """Whether at most a tenth of the last unit and all before it is empty."""
+    return count >= 0.9 * unit * ceil_div(count, unit)

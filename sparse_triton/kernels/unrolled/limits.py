@@ -13,7 +13,7 @@ MAX_THREADS = 1024
 WARP = 32
 MAX_STATIC_SHARED_BYTES = 48 * 1024
 MAX_NNZ = 400_000  # about 6 MB of code and a minute and a half of assembling
-ROUND_BYTES = 12 * 1024  # of code: what one scheduler's instruction cache keeps
+ROUND_BYTES = 15 * 1024  # of code: what one scheduler's instruction cache keeps
 SCHEDULERS = 4  # neighbouring warps are on different ones
 REGISTERS_BESIDES = 24  # pointers, addresses of the exchange, row numbers
 
