@@ -7,7 +7,7 @@ NumPy what the ops mean.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,48 +125,63 @@ def _some_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
     )
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """A program: rows of a block and lanes of a group, which many columns fill."""
+
+    lanes: int
+    rows: int = 64
+    Gy: int = 1
+    stack: int = 1
+    starts: int = 1
+    prefetch: int = 8
+
+
 def _many_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
     """64 rows, because each row block reads X again; neighbours share code."""
-    M_blocks = max(1, ceil_div(problem.M, 64))
     if problem.nnz <= 16 * problem.M:
-        shape = _short_rows(problem, M_blocks)
+        shape = _short_rows(problem)
     elif problem.nnz <= LONG_PROGRAMS:
-        shape = _shape(problem, M_blocks, device)
+        shape = _long_rows(problem, device)
     else:  # long programs are shared by as many lanes as there are
-        shape = {"lanes": 256}
-    lanes = shape.pop("lanes")
-    return replace(
-        KernelConfig("unrolled", M_blocks, row_blocks="even_nnz", fastest="columns"),
-        N_blocks=max(1, ceil_div(problem.N, lanes)),
-        **shape,
+        shape = _Shape(256)
+    return KernelConfig(
+        "unrolled",
+        M_blocks=max(1, ceil_div(problem.M, shape.rows)),
+        N_blocks=max(1, ceil_div(problem.N, shape.lanes)),
+        Gy=shape.Gy,
+        stack=shape.stack,
+        starts=shape.starts,
+        prefetch=shape.prefetch,
+        row_blocks="even_nnz",
+        fastest="columns",
     )
 
 
-def _short_rows(problem: SpmmProblem, M_blocks: int) -> dict[str, int]:
+def _short_rows(problem: SpmmProblem) -> _Shape:
     """Memory is the limit: one program takes up to four row blocks of a tile."""
-    stack = min(4, 1 << (M_blocks.bit_length() - 1))
+    stack = min(4, 1 << (max(1, ceil_div(problem.M, 64)).bit_length() - 1))
     if stack == 2 and problem.nnz > 8 * problem.M:
-        return {"lanes": 32, "Gy": 2, "stack": 2}
-    return {"lanes": 64, "stack": stack}
+        return _Shape(32, Gy=2, stack=2)
+    return _Shape(64, stack=stack)
 
 
-def _shape(problem: SpmmProblem, M_blocks: int, device: Device) -> dict[str, int]:
+def _long_rows(problem: SpmmProblem, device: Device) -> _Shape:
     """A multiprocessor runs 24 warps of 64 rows. Their code is fetched once for many warps where
     whole waves of large programs fill the device or X comes from memory; else twice as many
-    streams fetch it."""
-    N, batch = problem.N, problem.batch
-    large = M_blocks * ceil_div(N, 512) * batch
+    streams fetch it, or four times as many where there are few programs."""
+    N, batch, M_blocks = problem.N, problem.batch, ceil_div(problem.M, 64)
     if problem.x_itemsize == 2:
-        return {"lanes": 128, "Gy": 2}
+        return _Shape(128, Gy=2)
     if M_blocks == 1:
-        return {"lanes": 32, "Gy": 4}
-    if _filled(N, 512) and _filled(large, device.cores):
-        return {"lanes": 512, "starts": 4, "prefetch": 16}
+        return _Shape(32, Gy=4)
+    if _filled(N, 512) and _filled(M_blocks * ceil_div(N, 512) * batch, device.cores):
+        return _Shape(512, starts=4, prefetch=16)
     if M_blocks * ceil_div(N, 128) * batch < 2 * device.cores:
-        return {"M_blocks": ceil_div(3 * M_blocks, 2), "lanes": 64, "Gy": 4}
+        return _Shape(64, rows=43, Gy=4)
     if _filled(N, 256) and problem.K * N * batch * problem.x_itemsize >= LARGE_X_BYTES:
-        return {"lanes": 256, "starts": 2, "prefetch": 16}
-    return {"lanes": 128, "Gy": 2}
+        return _Shape(256, starts=2, prefetch=16)
+    return _Shape(128, Gy=2)
 
 
 def _filled(count: int, unit: int) -> bool:
