@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
@@ -16,7 +17,7 @@ VGG_28 = ConvProblem(1, 512, 28, 28, 512, 3, 3, 235_930, padding=PAD, pool=POOL)
 RESNET_2 = ConvProblem(32, 128, 28, 28, 128, 3, 3, 14_745, padding=PAD)
 
 
-def gather(M_blocks: int, N_blocks: int, K_blocks: int, **fields: int) -> KernelConfig:
+def gather(M_blocks: int, N_blocks: int, K_blocks: int, **fields: Any) -> KernelConfig:
     return KernelConfig(
         "gather", M_blocks, N_blocks, 1, K_blocks, row_blocks="even_nnz", prefetch=4, **fields
     )
