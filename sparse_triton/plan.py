@@ -9,12 +9,17 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import ConfigError
 from sparse_triton.kernels import families_of
+from sparse_triton.kernels.conv.families import SHORT_PROGRAMS as SHORT_CONV
+from sparse_triton.kernels.conv.families import SOME_PIXELS
 from sparse_triton.kernels.family import Family
 from sparse_triton.pattern import CSR
 from sparse_triton.problem import MANY_COLUMNS, ConvProblem, Problem, ProblemT, SpmmProblem
 
 # Non-zeros an untuned call may compile into a program: about ten seconds, once.
 QUICKLY_COMPILED = 40_000
+
+# Of a convolution about twenty, because gather then takes 1.5 times as long.
+COMPILED_CONV = 60_000
 
 # From here on a warp of token-major columns would fetch a line of X for each of them.
 TURNED_COLUMNS = 16
@@ -109,7 +114,8 @@ def _preferred_conv(problem: ConvProblem) -> tuple[str, ...]:
     if problem.x_itemsize == 2 and (problem.sparsity < 0.9 or pixels >= MANY_COLUMNS):
         return ("dense",)
     unrolled_pays = pixels >= MANY_COLUMNS or (pixels >= 1024 and problem.nnz <= 4_000)
-    if unrolled_pays and problem.nnz <= QUICKLY_COMPILED:
+    unrolled_pays |= pixels >= SOME_PIXELS and problem.nnz > SHORT_CONV
+    if unrolled_pays and problem.nnz <= COMPILED_CONV:
         return ("unrolled", "gather", "dense")
     return ("gather", "dense")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.kernels.conv.model import gather_us, unrolled_us
+from sparse_triton.kernels.conv.model import gather_us
 from sparse_triton.problem import ConvProblem, Pool
 
 H100 = replace(Device.virtual_cuda(90), shared_bytes=227 * 1024)
@@ -44,10 +44,3 @@ def test_a_larger_window_is_worth_its_shared_memory() -> None:
     )
     narrow = KernelConfig("gather", 32, 4, stack=4, repeat=4, row_blocks="even_nnz", prefetch=8)
     assert gather_us(RESNET_2, wide, H100) < 0.9 * gather_us(RESNET_2, narrow, H100)
-
-
-def test_long_unrolled_programs_for_many_pixels() -> None:
-    """Measured: 44.9 us with 64 rows and 512 lanes, 55.1 with 32 and 256."""
-    long = KernelConfig("unrolled", 2, 2, row_blocks="even_nnz", fastest="columns", window_kb=208)
-    short = KernelConfig("unrolled", 4, 4, row_blocks="even_nnz", fastest="columns")
-    assert unrolled_us(RESNET_2, long, H100) < unrolled_us(RESNET_2, short, H100)

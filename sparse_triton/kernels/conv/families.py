@@ -15,8 +15,8 @@ from sparse_triton.config import KernelConfig, ceil_div, powers_of_two
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.conv.interpreter import interpret
-from sparse_triton.kernels.conv.limits import gather_why_not, unrolled_why_not
-from sparse_triton.kernels.conv.model import gather_us, unrolled_us
+from sparse_triton.kernels.conv.limits import MAX_CHUNKS, gather_why_not, unrolled_why_not
+from sparse_triton.kernels.conv.model import gather_us
 from sparse_triton.kernels.conv.shape import gather_shape, unrolled_shape
 from sparse_triton.kernels.exchange import cluster_sizes
 from sparse_triton.kernels.family import Family, Space
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 WINDOWS = (24, 48, 72, 104, 208)
+SHORT_PROGRAMS = 16_000  # non-zeros: gather is as good
 
 
 class Staged(Family[ConvProblem]):
@@ -89,78 +90,93 @@ def _tile_counts(height: int, width: int) -> tuple[int, ...]:
     return (*sorted(rows), *(height * n for n in (2, 4, 8) if n <= width))
 
 
+# Points of a lane, programs of a cluster, groups, row blocks and rows of a program.
+Sizes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+MANY: Sizes = ((2, 4, 8), (1, 2), (1,), (1, 2, 4, 8), (4, 8, 16, 32))
+FEW: Sizes = ((2, 4, 8), (1, 2, 4, 8), (1, 2), (1, 2, 4), (4, 8, 16, 32))
+TINY: Sizes = ((2,), (8,), (1,), (1,), (8,))
+ANY: Sizes = ((1, 2, 4), (1,), (1, 2), (1, 2), (2, 4, 8, 16, 32))
+TINY_PIXELS = 64
+
+
 def _gather_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
-    """What the model likes best, of the sizes that sweeps found good; then any size at all."""
-    lanes = 32 if problem.N >= 32 else 4
+    """What the model likes best, of the sizes that sweeps found good; then any size at all. A tiny
+    image takes many small programs, several of them on a multiprocessor."""
+    pixels = problem.N * problem.batch
+    if pixels <= TINY_PIXELS and problem.stride == (1, 1):
+        yield from _liked(problem, device, TINY)
+    yield from _liked(problem, device, MANY if pixels >= MANY_COLUMNS else FEW)
+    yield from _gather_candidates(problem, ANY)
+
+
+def _liked(problem: ConvProblem, device: Device, sizes: Sizes) -> Iterator[KernelConfig]:
     found = [
         (gather_us(problem, config, device), str(config), config)
-        for config in _gather_candidates(problem)
+        for config in _gather_candidates(problem, sizes)
         if gather_why_not(problem, config, device) is None
-        and gather_shape(problem, config).lanes >= lanes
+        and gather_shape(problem, config).lanes >= min(32, problem.N)
     ]
     if found:
         yield min(found)[2]
-    yield from _gather_candidates(problem)
 
 
-def _gather_candidates(problem: ConvProblem) -> Iterator[KernelConfig]:
+def _gather_candidates(problem: ConvProblem, sizes: Sizes) -> Iterator[KernelConfig]:
     """A larger window only where a smaller one takes several chunks."""
-    height, width = problem.y_size
-    many = problem.N * problem.batch >= MANY_COLUMNS
-    clusters, groups, stacks = (
-        ((1, 2), (1,), (1, 2, 4, 8)) if many else ((1, 2, 4, 8), (1, 2), (1, 2, 4))
-    )
     for N_blocks, repeat, K_blocks, Gy, stack, places in itertools.product(
-        _tile_counts(height, width), (1, 2, 4, 8), clusters, groups, stacks, (4, 8, 16, 32)
+        _tile_counts(*problem.y_size), *sizes
     ):
-        for window_kb in (48, 104, 208):
+        for prefetch, window_kb in itertools.product(
+            (4,) if repeat == 8 else (8, 4) if repeat == 4 else (8,), (48, 104, 208)
+        ):
             config = KernelConfig(
                 "gather", ceil_div(problem.M, places), N_blocks, Gy, K_blocks, stack=stack,
-                repeat=repeat, row_blocks="even_nnz", prefetch=4 if repeat == 8 else 8,
-                window_kb=window_kb,
+                repeat=repeat, row_blocks="even_nnz", prefetch=prefetch, window_kb=window_kb,
             )  # fmt: skip
             yield config
             if gather_shape(problem, config).tile.chunks == 1:
                 break
 
 
-# Rows of a program, groups and lanes that were best in sweeps. Many pixels pay for long programs,
-# which stage X less often; of few, eight rows are shared by eight groups.
-LONG = ((64, 1, 512), (64, 2, 128), (32, 1, 256))
-SHORT = ((8, 8, 128), (8, 4, 128), (8, 2, 128), (8, 1, 128))
+SOME_PIXELS = 2048
 
 
 def _unrolled_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
-    """Many pixels: what the model likes best of the long ones. Few, or none of those is legal: the
-    first of the others, with as many lanes as a tile fills."""
-    many = problem.N * problem.batch >= MANY_COLUMNS
-    if many:
-        found = [
-            (unrolled_us(problem, config, device), str(config), config)
-            for config, lanes, wanted in _unrolled_candidates(problem, LONG, (48, 104, 208))
-            if lanes == wanted and unrolled_why_not(problem, config, device) is None
-        ]
-        if found:
-            yield min(found)[2]
-    others = list(_unrolled_candidates(problem, LONG[::-1] if many else SHORT, (48,)))
-    for config, _, _ in sorted(others, key=lambda c: (c[1] > c[2], abs(c[1] - c[2]))):
-        yield config
+    """What was best in sweeps. Many pixels pay for long programs, which stage X less often: the
+    longest, if they fill the device once. Some pixels: all lanes share one short program, half of
+    the channels each. Few: eight rows, shared by eight groups."""
+    if problem.N * problem.batch >= MANY_COLUMNS:
+        blocks = ceil_div(problem.M, 64)
+        for longest in _sized(problem, 64, 1, 512, 2, (104, 208)):
+            tile = unrolled_shape(problem, longest).tile
+            filled = blocks * tile.tiles * problem.batch / device.cores
+            if tile.lanes == 512 and 0.75 <= filled <= 1.0:
+                yield longest
+        yield from _sized(problem, 32, 1, 256, 3, (48, 104, 208))
+    elif problem.N >= SOME_PIXELS and problem.nnz > SHORT_PROGRAMS:
+        for config in _sized(problem, 16, 1, 1024, 8, (104,)):
+            yield replace(config, K_blocks=2, prefetch=4)
+    for Gy in (8, 4, 2, 1):
+        yield from _sized(problem, 8, Gy, 128, MAX_CHUNKS, (48,))
 
 
-def _unrolled_candidates(
-    problem: ConvProblem, sizes: tuple[tuple[int, int, int], ...], windows: tuple[int, ...]
-) -> Iterator[tuple[KernelConfig, int, int]]:
-    """(configuration, its lanes, those wanted). Neighbours share code where pixels are many, a tile
-    of X where they are few."""
+def _sized(
+    problem: ConvProblem, rows: int, Gy: int, lanes: int, chunks: int, windows: tuple[int, ...]
+) -> Iterator[KernelConfig]:
+    """Programs of so many rows and groups in the smallest window that takes no more chunks, tiles
+    of about so many lanes first. Neighbours share code where pixels are many, X where few."""
     many = problem.N * problem.batch >= MANY_COLUMNS
-    for N_blocks, (rows, Gy, lanes), window_kb in itertools.product(
-        sorted(_tile_counts(*problem.y_size)), sizes, windows
-    ):
-        config = KernelConfig(
-            "unrolled", ceil_div(problem.M, rows), N_blocks, Gy, row_blocks="even_nnz",
-            prefetch=8, fastest="columns" if many else "rows", window_kb=window_kb,
-        )  # fmt: skip
-        yield config, unrolled_shape(problem, config).lanes, lanes
+    found: list[tuple[bool, int, int, KernelConfig]] = []
+    for N_blocks in sorted(_tile_counts(*problem.y_size)):
+        for window_kb in windows:
+            config = KernelConfig(
+                "unrolled", ceil_div(problem.M, rows), N_blocks, Gy, row_blocks="even_nnz",
+                prefetch=8, fastest="columns" if many else "rows", window_kb=window_kb,
+            )  # fmt: skip
+            tile = unrolled_shape(problem, config).tile
+            if tile.chunks <= chunks:
+                break
+        found.append((tile.lanes > lanes, abs(tile.lanes - lanes), len(found), config))
+    yield from (config for *_, config in sorted(found, key=lambda f: f[:3]))
 
 
 @functools.lru_cache(maxsize=256)

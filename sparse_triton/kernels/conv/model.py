@@ -1,7 +1,7 @@
-"""What a convolution should take, from counts: the heuristic for what nobody tuned.
+"""What a gathered convolution should take, from counts: the heuristic for what nobody tuned.
 
 Fitted to sweeps (``benchmarks/NOTES.md``): it ranks configurations, it does not predict times. What
-all programs of a multiprocessor issue, fetch, and move through shared memory, takes turns; what one
+all programs of a multiprocessor issue, and move through shared memory, takes turns; what one
 program waits for passes while others work, if there are others.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device
-from sparse_triton.kernels.conv.shape import Shape, gather_shape, unrolled_shape
+from sparse_triton.kernels.conv.shape import Shape, gather_shape
 from sparse_triton.problem import ConvProblem
 
 WARP = 32
@@ -50,20 +50,8 @@ class Walking(NamedTuple):
     a_list: float
 
 
-class Fetching(NamedTuple):
-    """first, cached  cycles to fetch an instruction the first time, and later if programs are short
-    code_bytes       a program up to this size is short
-    """
-
-    first: float
-    cached: float
-    code_bytes: float
-
-
 GATHER = Costs(2.2, 1.0, 0.55, 0.0, 1.7, 12.0)
 WALKING = Walking(1.0, 0.105, 0.9, 135.0)
-UNROLLED = Costs(2.0, 1.0, 0.5, 0.0, 0.0, 8.0)
-FETCHING = Fetching(6.7, 0.9, 84_000.0)
 
 
 def gather_us(
@@ -84,26 +72,6 @@ def gather_us(
     work = max(memory, issued / SCHEDULERS) + read / L2_BYTES
     waits = lists * (w.list + math.ceil(pairs / shape.depth) * w.turn)
     return _total(problem, shape, device, costs, work, waits)
-
-
-def unrolled_us(
-    problem: ConvProblem,
-    config: KernelConfig,
-    device: Device,
-    costs: Costs = UNROLLED,
-    fetching: Fetching = FETCHING,
-) -> float:
-    """Estimated microseconds of a legal configuration of family unrolled."""
-    shape = unrolled_shape(problem, config)
-    products = problem.nnz * shape.block_m / problem.M / shape.parts
-    used = 1 - (1 - problem.nnz / (problem.M * problem.K)) ** shape.block_m
-    body = (products + problem.K / shape.parts * used) * shape.repeat
-    issued = body * shape.threads / WARP + _besides(shape, costs)
-    fetched = body * shape.Gy
-    again = fetched * (fetching.cached if fetched * 16 <= fetching.code_bytes else fetching.first)
-    work = max(issued / SCHEDULERS, again)
-    first = max(0.0, fetched * fetching.first - work) / CYCLES
-    return first + _total(problem, shape, device, costs, work, 0.0)
 
 
 def _besides(shape: Shape, costs: Costs) -> float:

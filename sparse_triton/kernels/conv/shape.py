@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sparse_triton.plan import Plan
 
 MAX_IN_FLIGHT = 24  # elements of X that a thread holds in registers
-FEW_SUMS = 16  # so many, beside that number of sums
+FEW_SUMS = 32  # so many, beside that number of sums
 MAX_AHEAD = 16  # while it multiplies
 
 
