@@ -1,8 +1,9 @@
 """The memory format of what goes from one sparse Linear layer to the next.
 
 A kernel gathers from feature-major X at once, and turns a contiguous one before. So a result that
-only sparse Linear layers and normalisations read, through elementwise work at most, is written
-feature-major. Shapes and values are the same; PyTorch's elementwise kernels keep strides.
+only sparse Linear layers, normalisations and dense products read, through views and elementwise
+work at most, is written feature-major. Shapes and values are the same; PyTorch's elementwise
+kernels keep strides, and its products take any.
 """
 
 from __future__ import annotations
@@ -21,6 +22,17 @@ from sparse_triton.nn import FormattedLayerNorm, SparseLinear
 
 Module = torch.nn.Module
 _JOINS = (operator.add, operator.mul, torch.add, torch.mul, "add", "mul")
+_VIEWS = (
+    operator.getitem,
+    getattr,
+    "permute",
+    "transpose",
+    "unbind",
+    "unflatten",
+    "chunk",
+    "split",
+)
+_PRODUCTS = (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm")
 
 
 def choose_formats(model: Module, calls: Mapping[Module, int] | None = None) -> None:
@@ -84,7 +96,10 @@ def feature_major(module: Module, graph: fx.Graph, layers: set[Module]) -> set[f
 
 def _stays(node: fx.Node, found: set[fx.Node], calls: set[fx.Node]) -> bool:
     """Whether every reader takes the format, and what the node combines has it too."""
-    read = all(u in found or (u in calls and node not in _residuals(u)) for u in node.users)
+    read = all(
+        u in found or u.target in _PRODUCTS or (u in calls and node not in _residuals(u))
+        for u in node.users
+    )
     sources = _residuals(node) if node in calls else node.all_input_nodes
     return bool(node.users) and read and all(source in found for source in sources)
 
@@ -106,11 +121,13 @@ def _layer(module: Module, node: fx.Node) -> Module | None:
 
 
 def _keeps_format(module: Module, node: fx.Node) -> bool:
-    """Whether the node works element by element on tensors of one shape."""
+    """Whether the node is a view, or works element by element on tensors of one shape."""
     called = _layer(module, node)
     if called is not None:
         plain = isinstance(called, torch.nn.Identity | torch.nn.Dropout)
         return plain or activation_of(called) is not None
     if node.op not in ("call_function", "call_method"):
         return False
-    return node.target in _JOINS or function_activation(node) is not None
+    if node.target is getattr and node.args[1] not in ("mT", "T"):
+        return False
+    return node.target in (*_JOINS, *_VIEWS) or function_activation(node) is not None

@@ -67,6 +67,8 @@ def test_normalisations(
 
 
 class Layer(nn.Module):
+    library = True
+
     def __init__(self) -> None:
         super().__init__()
         self.qkv, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
@@ -75,18 +77,25 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4).unbind(0)
-        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        if self.library:
+            y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        else:
+            p = torch.softmax(q * 32**-0.5 @ k.mT, -1)
+            y = (v.mT @ p.mT).flatten(1, 2).mT
         x = self.norm1(x + self.out(y))
         return self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
 
 
+@pytest.mark.parametrize("library", [True, False])
 @torch.no_grad()
-def test_a_stack_in_a_graph() -> None:
+def test_a_stack_in_a_graph(library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the same layers with nothing feature-major: as far apart as dense ones in float32."""
+    monkeypatch.setattr(Layer, "library", library)
     dense = nn.Sequential(*(prepared(Layer(), seed=i) for i in range(3))).cuda()
     sparse = copy.deepcopy(dense)
     st.sparsify_(sparse)
     assert [type(m) for m in (sparse[0].norm1, sparse[2].norm2)] == [FormattedLayerNorm] * 2
+    assert sparse[1].qkv.feature_major == (not library)
     assert sparse[0].norm2.feature_major and not sparse[2].norm2.feature_major
     X = torch.randn(2, 33, 64, device="cuda")
     sparse(X)

@@ -65,6 +65,30 @@ class Viewed(Three):
         return self.c(y.view(-1, WIDTH).view(3, -1, WIDTH)) + self.b(x)
 
 
+class Attends(Three):
+    """Attention written out: products take any strides; c's X is a view of one's result."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, v = (y.unflatten(-1, (2, -1)).permute(0, 2, 1, 3) for y in (self.a(x), self.b(x)))
+        p = torch.softmax(q * 0.25 @ q.mT, -1)
+        return self.c((v.mT @ p.mT).flatten(1, 2).mT)
+
+
+class Attended(Three):
+    """PyTorch's own attention wants the values of a head adjacent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, v = (y.unflatten(-1, (2, -1)).transpose(1, 2) for y in (self.a(x), self.b(x)))
+        y = F.scaled_dot_product_attention(q, q, v)
+        return self.c(y.transpose(1, 2).flatten(2))
+
+
+class FirstToken(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.c(self.b(y)) + torch.tanh(y[:, :1])
+
+
 class Returned(Three):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.a(x)
@@ -95,6 +119,7 @@ def sequence() -> nn.Module:
 CASES: dict[Any, tuple[str, ...]] = {
     Perceptron: ("a", "b"), sequence: ("0", "4"), Gated: ("a", "b"), ReadTwice: ("a", "b"),
     ResidualOfTheInput: ("a",), Normalised: ("a", "b"), Viewed: (), Returned: ("b",), Again: ("b",),
+    Attends: ("a", "b"), Attended: (), FirstToken: ("b",),
     Scaled: (),
 }  # fmt: skip
 
@@ -114,6 +139,7 @@ def test_formats(make: Any, tmp_path: Path) -> None:
     outputs = sparse(inputs)
     if make in (Perceptron, Gated, ReadTwice, ResidualOfTheInput, Again, Scaled):
         assert worst(outputs, bounded(dense, inputs)) <= 1.0
+    torch.testing.assert_close(outputs, dense(inputs))
     st.save(sparse, tmp_path / "model.safetensors")
     loaded = st.load(tmp_path / "model.safetensors", prepared(make(), seed=1))
     assert chosen(loaded) == CASES[make]
@@ -174,7 +200,7 @@ def test_transformer_encoder_layer(activation: Any) -> None:
     assert torch.equal(sparse(X), dense(X))
 
 
-@pytest.mark.parametrize("make", [Gated, ReadTwice])
+@pytest.mark.parametrize("make", [Gated, ReadTwice, Attends])
 def test_compiled_and_exported(make: Any) -> None:
     sparse, _ = st.sparsify(prepared(make()).requires_grad_(False))
     want = sparse(X)
