@@ -21,8 +21,9 @@ MODE = "max-autotune-no-cudagraphs"
 
 
 def dense_calls(model: nn.Module, x: torch.Tensor, compiled: bool) -> dict[str, Forward]:
-    """Forward passes by name, BatchNorms folded and, on a GPU, ReLUs in the convolutions' calls; on
-    a CPU float32 alone: the others are for tensor cores.
+    """Forward passes by name, BatchNorms folded; on a CPU float32 alone: the others are for tensor
+    cores. In float32 on a GPU ReLUs are in the convolutions' calls; for the others cuDNN's search
+    among fused kernels takes too long.
 
     compiled  also through ``torch.compile(mode="max-autotune")``, without its own CUDA graphs:
               every contestant is captured in the same way
@@ -34,14 +35,12 @@ def dense_calls(model: nn.Module, x: torch.Tensor, compiled: bool) -> dict[str, 
         calls["compiled_fp32"] = forward(torch.compile(folded, mode=MODE), x)
     if x.device.type != "cuda":
         return calls
-    wide = channels_last(copy.deepcopy(fused), x)
-    half = channels_last(with_library_attention(copy.deepcopy(fused).half()), x.half())
+    wide = channels_last(copy.deepcopy(folded), x)
+    half = channels_last(with_library_attention(copy.deepcopy(folded).half()), x.half())
     calls["dense_tf32"] = forward(*wide, tf32=True)
     calls["dense_fp16"] = forward(*half)
     if compiled:
-        plain = with_library_attention(copy.deepcopy(folded).half())
-        plain, x_half = channels_last(plain, x.half())
-        calls["compiled_fp16"] = forward(torch.compile(plain, mode=MODE), x_half)
+        calls["compiled_fp16"] = forward(torch.compile(half[0], mode=MODE), half[1])
     return calls
 
 

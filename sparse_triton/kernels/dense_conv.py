@@ -153,8 +153,9 @@ Fused = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor | None], torch
 def fuses(problem: ConvProblem) -> bool:
     """Whether cuDNN may have all but the pool of this convolution in one call."""
     epilogue = problem.epilogue
-    plain = problem.nnz > 0 and problem.x_dtype == problem.w_dtype and not _uneven(problem)
-    return plain and epilogue.activation == "relu" and not _depthwise(problem)
+    plain = problem.nnz > 0 and not _uneven(problem)
+    single = problem.x_dtype == problem.w_dtype == "float32"  # elsewhere cuDNN's search is long
+    return plain and single and epilogue.activation == "relu" and not _depthwise(problem)
 
 
 def _fused_call(problem: ConvProblem, W: torch.Tensor) -> Fused | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from benchmarks.dense_models import fold_batch_norms_
 from benchmarks.networks.mobilenet_v1 import MobileNetV1
 from benchmarks.networks.resnet50 import ResNet50
 from benchmarks.networks.vgg19 import VGG19
+from sparse_triton.kernels.dense_conv import fuses
+from sparse_triton.problem import ConvProblem, Epilogue
 
 Tensor = torch.Tensor
 
@@ -48,3 +51,16 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
     X = torch.randn(1, 64, 9, 9)
     fused = fused_models.fuse_relus(fold_batch_norms_(model))
     torch.testing.assert_close(fused(X), model(X), rtol=0, atol=0)
+
+
+def test_which_dense_convolutions_fuse() -> None:
+    problem = ConvProblem(
+        1, 8, 9, 9, 4, 3, 3, 50, padding=(1, 1, 1, 1), epilogue=Epilogue(activation="relu")
+    )
+    assert fuses(problem) and fuses(replace(problem, groups=4))
+    for other in (
+        replace(problem, epilogue=Epilogue(activation="gelu")), replace(problem, groups=8),
+        replace(problem, x_dtype="float16", w_dtype="float16"), replace(problem, nnz=0),
+        replace(problem, padding=(0, 1, 0, 1)), replace(problem, w_dtype="float16"),
+    ):  # fmt: skip
+        assert not fuses(other)
