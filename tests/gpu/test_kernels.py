@@ -86,11 +86,19 @@ def test_zeros_multiply_on_tensor_cores(bad: float) -> None:
     assert Y.isfinite().all()
 
 
-def test_loads_reach_past_the_offset_field() -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        KernelConfig("unrolled", M_blocks=2, N_blocks=256, Gy=2, vector=2),
+        KernelConfig("unrolled", M_blocks=2, N_blocks=64, starts=4, prefetch=16),
+        KernelConfig("unrolled", M_blocks=2, N_blocks=128, starts=2, fastest="columns"),
+    ],
+    ids=str,
+)
+def test_loads_reach_past_the_offset_field(config: KernelConfig) -> None:
     """N wide enough that rows of X lie further apart than a load's 24-bit offset reaches."""
     W = weight("random", 16, 128, 0.05, seed=4)
     problem = problem_for(W, 32768)
-    config = KernelConfig("unrolled", M_blocks=2, N_blocks=256, Gy=2, vector=2)
     bound = bind(W, problem, config, "cuda")
     assert bound.ratio(bound.result()) <= 1.0
 
