@@ -31,6 +31,10 @@ FILLED_BY_OUTPUTS = 1_200_000
 TENSOR_CORE_COLUMNS = 1536
 LONG_SUMS = 1_500_000_000  # multiplications of the dense product
 
+# Mean non-zeros of a row beyond which a program that is not too long holds too few rows for one
+# reading of X.
+LONG_ROWS = 96
+
 # Programs this short (non-zeros) pay for their fetching with fewer columns.
 SHORT_PROGRAMS = 2000
 SOME_COLUMNS = 2048
@@ -130,7 +134,8 @@ def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
         return (*_gathered(columns), "dense") if _half_pays(problem) else ("dense",)
     outputs = problem.M * columns
     few_enough = problem.nnz <= QUICKLY_COMPILED and problem.sparsity >= 0.75
-    if few_enough and columns >= MANY_COLUMNS and outputs >= FILLED_BY_OUTPUTS:
+    short = problem.nnz <= LONG_ROWS * problem.M or not _tensor_cores_pay(problem, device)
+    if few_enough and short and columns >= MANY_COLUMNS and outputs >= FILLED_BY_OUTPUTS:
         return ("unrolled", *_gathered(columns), "dense")
     if problem.nnz <= SHORT_PROGRAMS and columns >= SOME_COLUMNS and problem.sparsity >= 0.87:
         return ("unrolled", *_gathered(columns), "dense")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparse_triton.build import TritonKernel, resources, sass
-from sparse_triton.config import KernelConfig
+from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.tf32x3.limits import tile_of
@@ -47,6 +47,22 @@ def test_defaults(layouts: str, activation: str, arch: int) -> None:
     kernel = compiled(problem, config, arch)
     assert resources(kernel).spill_bytes == 0
     assert TENSOR[arch] in sass(kernel)
+
+
+@pytest.mark.parametrize(
+    ("x_layout", "N", "activation"),
+    [("row", 1568, None), ("row", 1568, "gelu"), ("row", 8192, "relu"), ("column", 1568, "silu")],
+)
+def test_two_tall_tiles_a_multiprocessor(x_layout: str, N: int, activation: str | None) -> None:
+    """128 x 64 in 4 warps: as many registers, and as much shared memory, as two programs have."""
+    epilogue = Epilogue(bias=activation is not None, activation=activation)
+    problem = problem_for(W, N, x_layout=x_layout, epilogue=epilogue)
+    config = KernelConfig("tf32x3", 2, ceil_div(N, 64), prefetch=3)
+    kernel = compiled(problem, config, 90)
+    used = resources(kernel)
+    assert (kernel.source.num_warps, used.spill_bytes) == (4, 0)
+    assert 2 * (kernel.compiled.metadata.shared + 1024) <= 228 * 1024
+    assert 2 * 128 * used.registers <= 65536
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -21,7 +21,7 @@ from sparse_triton import SparseMatrix, numerics, verify
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.kernels.tf32x3.limits import BLOCK_K, tile_of
+from sparse_triton.kernels.tf32x3.limits import BLOCK_K, Tile, tile_of, warps_of
 from sparse_triton.kernels.tf32x3.split import cut, halves_for, rounded, split
 from sparse_triton.plan import plan_spmm, why_not
 from sparse_triton.problem import Epilogue, SpmmProblem
@@ -157,16 +157,42 @@ def test_refusals(problem: SpmmProblem, config: KernelConfig, device: Device, wo
 def test_large_tiles_need_wgmma_and_a_short_epilogue() -> None:
     roomy = replace(GPU, shared_bytes=227 * 1024)
     long = replace(P, epilogue=Epilogue(residual=True, activation="gelu"))
-    assert tile_of(P, FAMILY.default_config(P, roomy))[:2] == (128, 128)
-    assert FAMILY.default_config(P, roomy).prefetch == 4
-    assert tile_of(long, FAMILY.default_config(long, roomy))[:2] == (64, 128)
     ampere = Device.virtual_cuda(80)
-    assert tile_of(P, FAMILY.default_config(P, ampere))[:2] == (64, 128)
+    for problem, device, rows, warps in (
+        (P, roomy, 128, 4),
+        (long, roomy, 64, 8),
+        (P, ampere, 64, 8),
+    ):
+        assert tile_of(problem, FAMILY.default_config(problem, device)).block_m == rows
+        assert warps_of(Tile(128, 64), problem, device) == warps
+        assert warps_of(Tile(64, 128), problem, device) == 8
+        assert warps_of(Tile(64, 64), problem, device) == 4
+
+
+@pytest.mark.parametrize(
+    ("M", "K", "N", "tile", "prefetch"),
+    [
+        (1024, 1024, 1568, (128, 64), 3),  # 32.3 us; 128 x 128 36.6, 64 x 64 38.0
+        (1024, 512, 1568, (128, 64), 3),  # 17.7; 64 x 128 20.3
+        (512, 2048, 8192, (128, 64), 3),  # 128; 128 x 128 139
+        (2048, 512, 1568, (128, 64), 3),  # 35.2; 128 x 128 39.7
+        (256, 1024, 6272, (64, 64), 3),  # 28.6; 128 x 64 32.5
+        (512, 512, 6272, (64, 64), 3),  # 30.7; 128 x 128 39.9
+        (512, 2048, 1568, (64, 64), 4),  # 36.1; one step less ahead, and three share: 49.5
+        (20, 2048, 1568, (32, 64), 4),
+    ],
+)
+def test_default_takes_the_tile_measured_fastest(
+    M: int, K: int, N: int, tile: tuple[int, int], prefetch: int
+) -> None:
+    problem, h100 = SpmmProblem(M, K, N, M * K // 10), replace(GPU, shared_bytes=227 * 1024)
+    config = FAMILY.default_config(problem, h100)
+    assert (tile_of(problem, config), config.prefetch) == (tile, prefetch)
 
 
 def test_tuning_tries_few_of_it() -> None:
     few, sparse, half = replace(P, N=256), replace(P, nnz=5000), replace(P, x_dtype="float16")
-    for problem, count in ((P, 18), (few, 1), (sparse, 1), (half, 0)):
+    for problem, count in ((P, 36), (few, 1), (sparse, 1), (half, 0)):
         fields = SearchSpace.of(problem, GPU).families.get("tf32x3", {})
         assert math.prod(len(values) for values in fields.values()) == max(1, count)
         assert bool(fields) == bool(count)

@@ -1,6 +1,7 @@
 """Family ``tf32x3``: dense tiles on tensor cores at float32's accuracy, three TF32 products each.
 
-``limits`` (tile and legality) -> ``split`` (the weight in two halves) -> ``kernel``.
+``limits`` (tile and legality) -> ``estimate`` (the default) -> ``split`` (the weight in two halves)
+-> ``kernel``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,8 @@ from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.family import Family, Space
-from sparse_triton.kernels.tf32x3.limits import (
-    BLOCK_MS,
-    BLOCK_NS,
-    Tile,
-    most_elements,
-    tf32x3_why_not,
-)
+from sparse_triton.kernels.tf32x3.estimate import fastest
+from sparse_triton.kernels.tf32x3.limits import BLOCK_MS, BLOCK_NS, tf32x3_why_not
 from sparse_triton.kernels.tf32x3.split import cut, split
 from sparse_triton.problem import SpmmProblem
 
@@ -39,26 +35,21 @@ class Tf32x3(Family):
         return tf32x3_why_not(problem, config, device)
 
     def space(self, problem: SpmmProblem, device: Device) -> Space:
-        """18 at most, and only the default where three times the dense work is a long shot."""
+        """36 at most, and only the default where three times the dense work is a long shot."""
         if problem.N * problem.batch < WORTHWHILE_COLUMNS or problem.sparsity > WORTHWHILE_SPARSITY:
             config = self.default_config(problem, device)
-            return {n: (getattr(config, n),) for n in ("M_blocks", "N_blocks", "prefetch")}
+            fields = ("M_blocks", "N_blocks", "prefetch", "fastest")
+            return {n: (getattr(config, n),) for n in fields}
         return {
             "M_blocks": tuple({max(1, ceil_div(problem.M, m)): None for m in BLOCK_MS}),
             "N_blocks": tuple({max(1, ceil_div(problem.N, n)): None for n in BLOCK_NS}),
             "prefetch": (2, 3, 4),
+            "fastest": ("rows", "columns"),
         }
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:
-        """The largest tile that still gives every multiprocessor one, fetched as far ahead as
-        shared memory lasts."""
-        tile = _tile(problem, device)
-        return KernelConfig(
-            "tf32x3",
-            M_blocks=max(1, ceil_div(problem.M, tile.block_m)),
-            N_blocks=max(1, ceil_div(problem.N, tile.block_n)),
-            prefetch=max(2, min(4, device.shared_bytes // tile.stage_bytes)),
-        )
+        """The tile that ``estimate`` finds fastest."""
+        return fastest(problem, device)
 
     def build(self, plan: Plan) -> Kernel:
         from sparse_triton.build import compile_kernel
@@ -71,13 +62,3 @@ class Tf32x3(Family):
         w, x = split(plan.csr.to_dense()), split(X)
         small = cut(x.low).T @ w.high.T + x.high.T @ cut(w.low).T
         return np.asarray((x.high.T @ w.high.T + small).T)
-
-
-def _tile(problem: SpmmProblem, device: Device) -> Tile:
-    most = most_elements(problem, device)
-    for tile in (Tile(128, 128), Tile(64, 128), Tile(64, 64)):
-        programs = ceil_div(problem.M, tile.block_m) * ceil_div(problem.N, tile.block_n)
-        full = programs * problem.batch >= device.cores and tile.block_m // 2 < problem.M
-        if full and tile.elements <= most:
-            return tile
-    return Tile(BLOCK_MS[0], BLOCK_NS[0])

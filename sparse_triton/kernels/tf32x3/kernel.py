@@ -11,7 +11,7 @@ from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import has_dependent_launch
 from sparse_triton.kernels.epilogue import finish
-from sparse_triton.kernels.tf32x3.limits import BLOCK_K, tile_of
+from sparse_triton.kernels.tf32x3.limits import BLOCK_K, tile_of, warps_of
 from sparse_triton.kernels.tf32x3.split import halves_for
 
 if TYPE_CHECKING:
@@ -128,6 +128,6 @@ def tf32x3_source(plan: Plan) -> KernelSource:
         arrays={"high": halves.high, "low": halves.low},
         scalars={"M": M, "N": N, "K": K, "stride_wm": halves.high.shape[1]},
         grid=grid_of(config, ceil_div(M, tile.block_m), ceil_div(N, tile.block_n), problem.batch),
-        num_warps=tile.warps,
+        num_warps=warps_of(tile, problem, plan.device),
         options={"launch_pdl": dependent},
     )

@@ -18,7 +18,7 @@ MAX_EXTENT = 2**23  # offsets inside a tile take 32 bits
 
 
 class Tile(NamedTuple):
-    """Rows and columns of a program, powers of two, and its warps."""
+    """Rows and columns of a program, powers of two."""
 
     block_m: int
     block_n: int
@@ -26,10 +26,6 @@ class Tile(NamedTuple):
     @property
     def elements(self) -> int:
         return self.block_m * self.block_n
-
-    @property
-    def warps(self) -> int:
-        return 8 if self.elements >= FULL_TILE else 4
 
     @property
     def stage_bytes(self) -> int:
@@ -52,6 +48,14 @@ def most_elements(problem: SpmmProblem, device: Device) -> int:
     long = epilogue.residual and epilogue.activation not in (None, "relu")
     large = device.arch // 10 == 9 and adjacent % 16 == 0 and not long
     return LARGE_TILE if large else FULL_TILE
+
+
+def warps_of(tile: Tile, problem: SpmmProblem, device: Device) -> int:
+    """128 x 64 takes 4 where their registers last: two programs a multiprocessor, each with one
+    group of warps that reads all of W's tile, keep its tensor cores busier than one of 8 does."""
+    lasting = most_elements(problem, device) == LARGE_TILE and not problem.epilogue.residual
+    tall = tile.block_m > tile.block_n
+    return 8 if tile.elements >= FULL_TILE and not (tall and lasting) else 4
 
 
 def tf32x3_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
