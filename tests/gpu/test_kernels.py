@@ -95,6 +95,26 @@ def test_zeros_multiply_on_tensor_cores(bad: float) -> None:
     ],
     ids=str,
 )
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("layouts", ["row-row", "row-column", "column-row"])
+def test_tall_dense_tiles(layouts: str, activation: str | None) -> None:
+    """Family tf32x3: 128 x 64 in 4 warps, tiles that M and N do not fill."""
+    x_layout, y_layout = layouts.split("-")
+    W = weight("ragged", 300, 528, 0.3, seed=6)
+    epilogue = Epilogue(bias=activation is not None, activation=activation)
+    problem = problem_for(
+        W, 1520, batch=2, x_layout=x_layout, y_layout=y_layout, epilogue=epilogue
+    )  # fmt: skip
+    config = KernelConfig("tf32x3", M_blocks=3, N_blocks=24, prefetch=3)
+    reason = why_not(problem, config, Device.of(torch.device("cuda")))
+    if reason is not None:
+        pytest.skip(reason)
+    bound = bind(W, problem, config, "cuda")
+    first, second = bound.result(), bound.result()
+    assert bound.ratio(first) <= 1.0
+    assert torch.equal(first.view(torch.int32), second.view(torch.int32))
+
+
 def test_loads_reach_past_the_offset_field(config: KernelConfig) -> None:
     """N wide enough that rows of X lie further apart than a load's 24-bit offset reaches."""
     W = weight("random", 16, 128, 0.05, seed=4)
