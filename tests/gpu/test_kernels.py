@@ -86,15 +86,6 @@ def test_zeros_multiply_on_tensor_cores(bad: float) -> None:
     assert Y.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        KernelConfig("unrolled", M_blocks=2, N_blocks=256, Gy=2, vector=2),
-        KernelConfig("unrolled", M_blocks=2, N_blocks=64, starts=4, prefetch=16),
-        KernelConfig("unrolled", M_blocks=2, N_blocks=128, starts=2, fastest="columns"),
-    ],
-    ids=str,
-)
 @pytest.mark.parametrize("activation", [None, "relu", "gelu"])
 @pytest.mark.parametrize("layouts", ["row-row", "row-column", "column-row"])
 def test_tall_dense_tiles(layouts: str, activation: str | None) -> None:
@@ -115,6 +106,15 @@ def test_tall_dense_tiles(layouts: str, activation: str | None) -> None:
     assert torch.equal(first.view(torch.int32), second.view(torch.int32))
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        KernelConfig("unrolled", M_blocks=2, N_blocks=256, Gy=2, vector=2),
+        KernelConfig("unrolled", M_blocks=2, N_blocks=64, starts=4, prefetch=16),
+        KernelConfig("unrolled", M_blocks=2, N_blocks=128, starts=2, fastest="columns"),
+    ],
+    ids=str,
+)
 def test_loads_reach_past_the_offset_field(config: KernelConfig) -> None:
     """N wide enough that rows of X lie further apart than a load's 24-bit offset reaches."""
     W = weight("random", 16, 128, 0.05, seed=4)
