@@ -116,7 +116,10 @@ def _spmm(args: argparse.Namespace) -> None:
         quick = replace(as_budget("quick", compile_s=args.compile_timeout), trials=args.trials)
         spmm.tune(cases, quick)
     facts = environment(Device.of(torch.device("cuda")))
-    rows = spmm.measure(cases, options, _keep(args, "spmm", facts))
+    known = report.known_rows(args.json, facts)
+    others = [r for r in known if r["batch"] not in batches]
+    keep = _keep(args, "spmm", facts)
+    rows = others + spmm.measure(cases, options, lambda mine: keep(others + mine))
     if args.png:
         pictures.problems(rows, facts, args.png)
     print(report.details(rows), report.summary(rows), sep="\n\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """Results are written after every row: an interrupted run keeps what it has."""
     device, data = torch.device(args.device), data_folder(args.data)
     facts = environment(Device.of(device))
-    rows = _known(args.json, facts)
+    rows = report.known_rows(args.json, facts)
     for name in args.networks.split(","):
         network = NETWORKS[name]
         batches = tuple(map(int, args.batch.split(","))) if args.batch else network.batches
@@ -63,14 +62,6 @@ def _options(args: argparse.Namespace) -> Options:
     if budget is not None and args.trials is not None:
         budget = replace(budget, trials=args.trials)
     return Options(budget, args.compile, args.kernels)
-
-
-def _known(path: Path | None, facts: dict[str, str]) -> list[Row]:
-    """Rows of an earlier run with the same device and versions."""
-    if path is None or not path.is_file():
-        return []
-    result = json.loads(path.read_text())
-    return list(result["rows"]) if result["environment"] == facts else []
 
 
 def _with(rows: list[Row], row: Row) -> list[Row]:

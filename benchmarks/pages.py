@@ -96,10 +96,10 @@ def _measured(result: Result) -> str:
         f"Measured on one {facts['device']} (driver {facts['driver']}, torch {facts['torch']}, "
         f"Triton {facts['triton']}) by `python -m benchmarks spmm`: the 20 SpMM problems of the "
         "SparseRT paper with their published weights, float32, every result verified before it was "
-        "timed, CUDA graphs, warm, one run. TF32 and fp16 are cuBLAS at lower precision, the other "
-        "columns compute in float32; *unrolled*, *gather* and *tf32x3* are each family's default, "
-        "*untuned* is what a call takes without a store, **spmm** what it takes here "
-        f"({_tuned(result['rows'])})."
+        "timed, CUDA graphs, warm, one run a batch size. TF32 and fp16 are cuBLAS at lower "
+        "precision, the other columns compute in float32; *unrolled*, *gather* and *tf32x3* are "
+        "each family's default, *untuned* is what a call takes without a store, **spmm** what it "
+        f"takes here ({_tuned(result['rows'])})."
     )
 
 

@@ -153,6 +153,14 @@ def write(path: Path, result: dict[str, Any]) -> None:
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
+def known_rows(path: Path | None, environment: dict[str, str]) -> list[Row]:
+    """Rows of an earlier run with the same device and versions."""
+    if path is None or not path.is_file():
+        return []
+    result = json.loads(path.read_text())
+    return list(result["rows"]) if result["environment"] == environment else []
+
+
 def replace_between(text: str, marker: str, content: str) -> str:
     """``text`` with what stands between ``<!-- marker:start -->`` and ``:end`` replaced."""
     start, end = f"<!-- {marker}:start -->", f"<!-- {marker}:end -->"

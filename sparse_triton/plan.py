@@ -161,7 +161,8 @@ def _half_pays(problem: SpmmProblem) -> bool:
     if problem.N % 8 and problem.x_layout == "row":
         return problem.sparsity >= 0.8 and columns < 1024
     few = 250_000 if problem.sparsity >= 0.94 else 150_000
-    return problem.sparsity >= 0.89 and problem.M * columns <= few
+    short = problem.nnz * columns <= 15_000_000
+    return problem.sparsity >= 0.89 and problem.M * columns <= few and short
 
 
 def _gathered(columns: int) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def arguments(parser: argparse.ArgumentParser, results: Path) -> None:
     parser.add_argument(
         "--redraw", action="store_true", help="tables and pictures of saved results, without a GPU"
     )
+    parser.add_argument(
+        "--saved", type=Path, metavar="FOLDER",
+        help="make what can be made from spmm.json, conv.json and convpool.json there; no GPU",
+    )  # fmt: skip
     parser.set_defaults(command=run)
 
 
@@ -37,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.redraw:
         _redraw(names, args.out)
+    elif args.saved:
+        _from_saved(names, args.out, args.data, args.saved)
     else:
         _measure(names, args.out, args.data, args.tune)
 
@@ -47,6 +54,16 @@ def _redraw(names: list[str], out: Path) -> None:
         if result is not None:
             picture(PARTS[name], result["rows"], result["environment"], out)
             print(f"\n{PARTS[name].title}\n\n{table(PARTS[name], result['rows'])}")
+
+
+def _from_saved(names: list[str], out: Path, data: str | None, saved: Path) -> None:
+    """Each part in the environment that its rows were measured in."""
+    setting = Setting(data_folder(data), torch.device("cpu"), saved=saved)
+    for name in names:
+        source = PARTS[name].saved
+        if source is not None:
+            facts = json.loads((saved / f"{source}.json").read_text())["environment"]
+            _part(name, setting, facts, out)
 
 
 def _measure(names: list[str], out: Path, data: str | None, budget: str | None) -> None:
@@ -68,7 +85,7 @@ def _part(name: str, setting: Setting, facts: dict[str, str], out: Path) -> bool
     part, started = PARTS[name], time.monotonic()
     try:
         rows = part.measure(setting)
-    except (RuntimeError, AssertionError) as e:
+    except (RuntimeError, AssertionError, InputError) as e:
         print(f"\n{part.title}: not measured: {e}", flush=True)
         return False
     save(part, rows, facts, out)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks import conv
-from benchmarks.conv_problems import ConvLayer, conv_layers, pool_layers
+from benchmarks.conv_problems import conv_layers, pool_layers
 from benchmarks.paper import published
 from benchmarks.paper.part import Part, Row, Setting, Table, number, us_of
 from benchmarks.report import geometric_mean
@@ -51,14 +47,8 @@ def _table_3(setting: Setting) -> list[Row]:
     ]
     return [
         row | {"t4_speedup": stated[row["layer"].split()[1].rstrip(","), row["sparsity"]]}
-        for row in _run(layers)
+        for row in setting.convolutions(layers, "conv")
     ]
-
-
-def _run(layers: Iterable[ConvLayer]) -> list[Row]:
-    """Where ours is the library's convolution, it is that of float32: TF32 is off around all."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-        return conv.run(layers)
 
 
 def published_speedups(folder: Path) -> dict[tuple[str, str], float]:
@@ -105,11 +95,12 @@ def _draw_table_3(rows: list[Row], figure: Any) -> None:
 
 def _vgg_conv(setting: Setting) -> list[Row]:
     layers = conv_layers(setting.folder, ("0.9",), (1,))
-    return _run([layer for layer in layers if layer.name.startswith("VGG-19")])
+    vgg = [layer for layer in layers if layer.name.startswith("VGG-19")]
+    return setting.convolutions(vgg, "conv")
 
 
 def _vgg_pool(setting: Setting) -> list[Row]:
-    return _run(pool_layers(("0.9",), (1,)))
+    return setting.convolutions(pool_layers(("0.9",), (1,)), "convpool")
 
 
 def _totals(rows: list[Row], names: dict[str, str]) -> list[str]:
@@ -160,6 +151,7 @@ TABLE_3 = Part(
     _show_table_3,
     _draw_table_3,
     (9.0, 3.6),
+    "conv",
 )
 VGG_CONV = Part(
     "survey-vgg19-conv",
@@ -172,6 +164,7 @@ VGG_CONV = Part(
     lambda rows: _show_vgg(rows, NAMES, f"{published.PECR_VGG19} × (whole network, abstract)"),
     lambda rows, figure: _draw_vgg(rows, figure, NAMES),
     (9.5, 4.0),
+    "conv",
 )
 VGG_CONV_POOL = Part(
     "survey-vgg19-conv-pool",
@@ -184,4 +177,5 @@ VGG_CONV_POOL = Part(
     lambda rows: _show_vgg(rows, POOL_NAMES, "16 to 17 × (handle creation timed)"),
     lambda rows, figure: _draw_vgg(rows, figure, POOL_NAMES),
     (9.0, 4.0),
+    "convpool",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +11,14 @@ from typing import Any
 
 import torch
 
-from benchmarks import spmm
+from benchmarks import conv, spmm
 from benchmarks.contest import Case, Options
+from benchmarks.conv_problems import ConvLayer
 from benchmarks.paper.published import NOT_AVAILABLE
 from benchmarks.problems import PaperProblem, paper_problems
 from benchmarks.tuned import warm_up
 from sparse_triton.device import Device
+from sparse_triton.errors import InputError
 
 Row = dict[str, Any]
 Table = tuple[Sequence[str], Iterable[Sequence[str]]]
@@ -26,7 +29,8 @@ class Part:
     """One table or figure of the literature.
 
     differs  what differs from the original and why, in a sentence or two
-    measure  rows of plain JSON values; needs a GPU
+    measure  rows of plain JSON values; needs a GPU, or saved results
+    saved    which benchmark's saved results it can be made from
     table    head and cells, ours beside theirs
     draw     onto matplotlib's figure of size ``size`` (inches)
     """
@@ -39,16 +43,22 @@ class Part:
     table: Callable[[list[Row]], Table]
     draw: Callable[[list[Row], Any], None]
     size: tuple[float, float] = (9.0, 4.0)
+    saved: str | None = None
 
 
 @dataclass(frozen=True)
 class Setting:
     """The GPU at hand, the folder of the published weights, and the budget of tuning the paper's
-    products first (None: as the store has them)."""
+    products first (None: as the store has them).
+
+    saved  folder of what ``benchmarks spmm``, ``conv`` and ``convpool`` have measured: taken from
+           there instead of measured again
+    """
 
     folder: Path
     device: torch.device
     budget: str | None = None
+    saved: Path | None = None
 
     @property
     def facts(self) -> Device:
@@ -57,6 +67,8 @@ class Setting:
     @cached_property
     def products(self) -> list[Row]:
         """The paper's 20 products at 90 % and 11 at 95 %, batch 1, measured once for all parts."""
+        if self.saved is not None:
+            return [r for r in saved_rows(self.saved, "spmm") if r["batch"] == 1]
         problems = list(paper_problems(self.folder, ("0.9", "0.95")))
         if self.budget is not None:
             warm_up(problems, self.budget)
@@ -66,6 +78,26 @@ class Setting:
         """Every library call, what ``spmm`` takes and these families' defaults, as
         ``python -m benchmarks spmm`` has them."""
         return spmm.measure([Case(p) for p in problems], Options(families=families, half=False))
+
+    def convolutions(self, layers: Iterable[ConvLayer], benchmark: str) -> list[Row]:
+        """As ``python -m benchmarks conv`` or ``convpool`` has them."""
+        if self.saved is not None:
+            rows = {_identity(r): r for r in saved_rows(self.saved, benchmark)}
+            wanted = [(layer.name, layer.batch, layer.sparsity) for layer in layers]
+            if missing := [w for w in wanted if w not in rows]:
+                raise InputError(f"{benchmark}.json in {self.saved} has no rows for {missing}")
+            return [rows[w] for w in wanted]
+        # Where ours is the library's convolution, it is that of float32: TF32 is off around all.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+            return conv.run(layers)
+
+
+def saved_rows(folder: Path, benchmark: str) -> list[Row]:
+    return list(json.loads((folder / f"{benchmark}.json").read_text())["rows"])
+
+
+def _identity(row: Row) -> tuple[str, int, str]:
+    return row["layer"], row["batch"], row["sparsity"]
 
 
 def shape_of(row: Row) -> str:

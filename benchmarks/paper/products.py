@@ -166,6 +166,7 @@ TABLE_1 = Part(
     _table_1,
     _draw_table_1,
     (11.0, 6.0),
+    "spmm",
 )
 FIG_4 = Part(
     "sparsert-fig-4",
@@ -178,6 +179,7 @@ FIG_4 = Part(
     _table_fig_4,
     _draw_fig_4,
     (11.0, 6.0),
+    "spmm",
 )
 FIG_10 = Part(
     "survey-fig-10",
@@ -189,4 +191,5 @@ FIG_10 = Part(
     _table_fig_10,
     _draw_fig_10,
     (10.0, 4.2),
+    "spmm",
 )

@@ -51,7 +51,9 @@ class DenseKernel:
         x_dtype = getattr(torch, problem.x_dtype)
         dtype = torch.promote_types(x_dtype, getattr(torch, problem.w_dtype))
         W = _dense(self.plan.csr, device, dtype)
-        plain = dtype == torch.float32 or epilogue == Epilogue() or B == 1
+        # With terms to add, cuBLASLt refuses a token-major Y of one row.
+        fused = B == 1 and (M > 1 or epilogue == Epilogue())
+        plain = dtype == torch.float32 or epilogue == Epilogue() or fused
         direct = dtype == x_dtype and plain
 
         def shaped(t: torch.Tensor, rows: int, layout: Layout) -> torch.Tensor:
@@ -69,7 +71,7 @@ class DenseKernel:
                 added.append(shaped(residual, M, problem.y_layout))
             if problem.nnz == 0:  # a zero weight does not multiply: NaN stays where it is
                 product = torch.zeros(y.shape, dtype=torch.float32, device=y.device)
-            elif direct and B == 1:
+            elif direct and fused:
                 _multiply_add(y[0], W, x[0], [t if t.dim() == 2 else t[0] for t in added])
                 product, added = y, []
             elif direct:

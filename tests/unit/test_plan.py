@@ -243,6 +243,7 @@ def test_heuristic_families() -> None:
         (512, 2048, 1568, 0.95, "float32", "gather"),  # 34; tf32x3 36
         (512, 2048, 8192, 0.95, "float32", "tf32x3"),  # 128; gather 188
         (2048, 512, 256, 0.9, "float16", "dense"),  # 3.6; gather 6.2
+        (512, 2048, 256, 0.9, "float16", "dense"),  # 5.2; gather 6.9
         (512, 2048, 1568, 0.95, "float16", "dense"),  # 8.4; gather 21.7
         (1024, 256, 196, 0.95, "float16", "gather"),  # 2.5; cuBLAS 5.4: rows are not aligned
     ],
