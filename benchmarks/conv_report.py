@@ -107,7 +107,10 @@ def plot(rows: list[Row], title: str, path: Path) -> None:
                 lw=0.4,
             )
         axis.axhline(1.0, color="black", lw=0.8, ls=":")
-        labels = [r["layer"].replace(", ", "\n").replace(" ", "\n", 1) for r in group]
+        labels = [
+            r["layer"].replace(", ", "\n").replace("d v", "d\nv").replace(" ", "\n", 1)
+            for r in group
+        ]
         axis.set_xticks(range(len(group)), labels, fontsize=6)
         axis.set_ylabel("× cuDNN fp32")
         axis.set_title(f"batch {batch}, {float(sparsity):.0%} zeros", fontsize=10, loc="left")

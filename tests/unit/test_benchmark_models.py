@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import models, models_command, models_report
+from benchmarks import models, models_command, models_report, report
 from benchmarks.__main__ import main
 from benchmarks.dense_models import fold_batch_norms_
 from benchmarks.models import OURS, Options, row
@@ -92,7 +92,7 @@ def test_rows_of_another_run_on_the_same_machine_stay(tmp_path: Path, result: mo
     path = tmp_path / "models.json"
     old = {**result, "network": "vgg19"}
     path.write_text(json.dumps({"environment": facts, "rows": [old, result]}))
-    rows = models_command._known(path, facts)
-    assert rows == [old, result] and models_command._known(path, {"device": "other"}) == []
+    rows = report.known_rows(path, facts)
+    assert rows == [old, result] and report.known_rows(path, {"device": "other"}) == []
     again = {**result, "layers": 99}
     assert models_command._with(rows, again) == [old, again]

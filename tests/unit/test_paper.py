@@ -141,3 +141,24 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         args = parser.parse_args([])
         with pytest.raises(DeviceError, match="--redraw"):
             args.command(args)
+
+
+def test_what_other_benchmarks_saved_is_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import argparse
+
+    (tmp_path / "problems.json").write_text(json.dumps({"conv3x3": []}))
+    (tmp_path / "conv.json").write_text(json.dumps({"environment": ENVIRONMENT, "rows": []}))
+    saved = {"environment": ENVIRONMENT, "rows": json.loads(SPMM.read_text())["rows"]}
+    (tmp_path / "spmm.json").write_text(json.dumps(saved))
+    parser = argparse.ArgumentParser()
+    arguments(parser, tmp_path)
+    only = "sparsert-table-1,sparsert-fig-8,survey-vgg19-conv"
+    folders = ["--data", str(tmp_path), "--saved", str(tmp_path), "--out", str(tmp_path / "out")]
+    args = parser.parse_args(["--only", only, *folders])
+    args.command(args)
+    made = json.loads((tmp_path / "out" / "sparsert-table-1.json").read_text())
+    assert made["environment"] == ENVIRONMENT and made["rows"] == PRODUCTS
+    assert {p.stem for p in (tmp_path / "out").iterdir()} == {"sparsert-table-1"}
+    assert "not measured: conv.json" in capsys.readouterr().out
