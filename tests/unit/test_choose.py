@@ -77,13 +77,16 @@ def test_a_neighbour_too_far_in_n_is_not_asked(store: Store) -> None:
 
 
 def test_then_a_similar_weight(store: Store) -> None:
-    far = replace(PROBLEM, M=64, nnz=1638)
-    near = replace(PROBLEM, M=128, nnz=3277)
+    M, nnz = PROBLEM.M, PROBLEM.nnz
+    far = replace(PROBLEM, M=M * 7 // 8, nnz=nnz * 7 // 8)
+    near = replace(PROBLEM, M=M * 15 // 16, nnz=nnz * 15 // 16)
+    store.put(tuned(replace(PROBLEM, M=M // 2, nnz=nnz // 2), "d" * 64))
+    assert choose(PROBLEM, PATTERN, DEVICE).source == "heuristic"
     store.put(tuned(far, OTHER, replace(CONFIG, Gy=1)))
     store.put(tuned(near, "c" * 64))
     choice = choose(PROBLEM, PATTERN, DEVICE)
     assert choice.source == "nearest" and "similar weight" in choice.why
-    assert choice.config == replace(CONFIG, M_blocks=16)
+    assert choice.config == replace(CONFIG, M_blocks=9)  # 30 rows each
 
 
 def test_the_same_class_comes_before_a_nearer_one(store: Store) -> None:
