@@ -28,8 +28,9 @@ from sparse_triton.device import Device
 from sparse_triton.errors import BuildError, SparseTritonError
 from sparse_triton.kernel import Kernel, Run
 from sparse_triton.kernels import families_of
+from sparse_triton.kernels.family import Plan
 from sparse_triton.matrix import SparseMatrix
-from sparse_triton.plan import Plan, plan_spmm
+from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Problem
 from sparse_triton.records import Timing, Trial
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from sparse_triton.build import TritonKernel
+from sparse_triton.heuristics import bound_by_weight
 from sparse_triton.kernel import Kernel, Run
-from sparse_triton.plan import bound_by_weight
 from sparse_triton.problem import Problem, SpmmProblem
 
 ROTATED_BYTES = 160 << 20  # more than three times the L2 cache of an H100

@@ -22,8 +22,9 @@ from sparse_triton import executor
 from sparse_triton.choose import fitted, neighbours, stale
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device, environment
+from sparse_triton.heuristics import default_config
 from sparse_triton.kernels import families_of
-from sparse_triton.plan import default_config, why_not
+from sparse_triton.plan import why_not
 from sparse_triton.records import Best, Entry, Key, Trial
 from sparse_triton.store import Store
 

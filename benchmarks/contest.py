@@ -16,9 +16,10 @@ from sparse_triton import SparseMatrix
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
+from sparse_triton.heuristics import QUICKLY_COMPILED, default_config
 from sparse_triton.kernel import Run
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.plan import QUICKLY_COMPILED, default_config, why_not
+from sparse_triton.plan import why_not
 from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
 
 Row = dict[str, Any]

@@ -27,8 +27,9 @@ from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.executor import problem_of
+from sparse_triton.heuristics import default_config
 from sparse_triton.pattern import CSR
-from sparse_triton.plan import default_config, plan_spmm
+from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import SpmmProblem
 from sparse_triton.verify import call_ratio
 

@@ -1,8 +1,8 @@
 """What tuning brings on the paper's problems: winner against heuristic, a fixed choice, and dense.
 
 All problems are tuned in one warm-up (the store remembers, so a second run only measures); then the
-four are measured interleaved, in one run. The heuristic is ``plan.default_config``: what a call
-takes when nothing is stored. The fixed choice has the same sizes for every problem.
+four are measured interleaved, in one run. The heuristic is ``heuristics.default_config``: what a
+call takes when nothing is stored. The fixed choice has the same sizes for every problem.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from benchmarks.report import geometric_mean
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device
+from sparse_triton.heuristics import default_config
 from sparse_triton.matrix import SparseMatrix
-from sparse_triton.plan import default_config
 from sparse_triton.problem import SpmmProblem
 
 Row = dict[str, Any]

@@ -34,8 +34,8 @@ import sparse_triton as st
 from sparse_triton.commands.timing import interleaved_us
 from sparse_triton.device import Device
 from sparse_triton.executor import Call, prepare, problem_of
+from sparse_triton.heuristics import default_config
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.plan import default_config
 from sparse_triton.problem import SpmmProblem
 from sparse_triton.roofline import peak_of
 

@@ -5,7 +5,7 @@ Look-up order, first hit wins:
 1. stored     the exact (pattern, problem) on this device;
 2. nearest    the same pattern at the nearest N (at most a factor of 8 away);
 3. nearest    another pattern, nearest in shape, N and density (at most a factor of 4 in all);
-4. heuristic  ``plan.default_config``.
+4. heuristic  ``heuristics.default_config``.
 
 Among neighbours, one with the same dtypes, layouts, batch and epilogue goes first. A neighbour's
 row blocks and column tiles keep their *sizes*: its counts are scaled. Whatever ``plan.why_not``
@@ -27,7 +27,8 @@ import torch
 from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device, driver_version, triton_version
 from sparse_triton.errors import InputError
-from sparse_triton.plan import default_config, why_not
+from sparse_triton.heuristics import default_config
+from sparse_triton.plan import why_not
 from sparse_triton.problem import ConvProblem, Problem
 from sparse_triton.records import Entry, Key
 from sparse_triton.store import Store, default_store
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 Source = Literal["stored", "nearest", "heuristic", "asked"]
 AUTOTUNE = "SPARSE_TRITON_AUTOTUNE"
 MAX_N_DISTANCE = 1.5  # same pattern: log2 of the ratio of columns
-# Other patterns: log2 ratios of M, K, columns and, twice, density, added. Measured: three quarters of
-# the columns (0.4) already cost a fifth over the heuristic's own choice.
+# Other patterns: log2 ratios of M, K, columns and, twice, density, added. Measured: what comes from
+# three quarters of the columns (0.4) may take a fifth longer than the heuristic's choice.
 MAX_DISTANCE = 0.3
 OTHER_PATTERN = 10.0  # puts other patterns after the same one
 OTHER_CLASS = 100.0  # puts neighbours of another batch or epilogue after all others

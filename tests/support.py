@@ -16,7 +16,8 @@ from sparse_triton.call import Call
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.plan import Plan, plan_spmm, why_not
+from sparse_triton.kernels.family import Plan
+from sparse_triton.plan import plan_spmm, why_not
 from sparse_triton.problem import SpmmProblem
 
 PATTERNS = ("random", "empty_rows", "empty_columns", "one", "full", "ragged")

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +21,16 @@ from tqdm.auto import tqdm
 from sparse_triton.choose import Choice, choose
 from sparse_triton.commands import device as devices
 from sparse_triton.commands import show
-from sparse_triton.commands.demo_chart import write_chart
+from sparse_triton.commands.demo_chart import Row, write_chart
 from sparse_triton.commands.demo_digits import Accuracy, pruned_network
 from sparse_triton.commands.demo_layers import Layer, mobilenet
 from sparse_triton.commands.timing import disturbance, interleaved_us
-from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device, environment
 from sparse_triton.errors import BuildError
 from sparse_triton.executor import problem_of
 from sparse_triton.verify import call_ratio
 
 DATA = "SPARSE_TRITON_DATA"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One layer: what ran it and why, µs of one call, largest error as a share of the bound."""
-
-    layer: str
-    M: int
-    K: int
-    N: int
-    sparsity: float
-    config: KernelConfig
-    why: str
-    dense_us: float
-    sparse_us: float
-    worst_error: float
-
-    @property
-    def speedup(self) -> float:
-        return self.dense_us / self.sparse_us
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sparse_triton.commands.demo import Row
+from sparse_triton.config import KernelConfig
 
 FASTER, SLOWER = "0.35", "0.8"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: what ran it and why, µs of one call, largest error as a share of the bound."""
+
+    layer: str
+    M: int
+    K: int
+    N: int
+    sparsity: float
+    config: KernelConfig
+    why: str
+    dense_us: float
+    sparse_us: float
+    worst_error: float
+
+    @property
+    def speedup(self) -> float:
+        return self.dense_us / self.sparse_us
 
 
 def write_chart(rows: Sequence[Row], title: str, path: Path) -> None:

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,10 @@ from numpy.typing import NDArray
 from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, powers_of_two
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel, Run
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.partition import NO_ROW, block_entries, group_entries, partition_rows
 from sparse_triton.pattern import CSR, Float32, Int32, Int64
 from sparse_triton.problem import SpmmProblem
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 ROW_BLOCKS = ("even_rows", "even_nnz", "sorted")
 MAX_GROUPS = 64

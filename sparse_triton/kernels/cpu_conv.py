@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,13 +28,10 @@ from sparse_triton.kernels.cpu import (
     run_tasks,
     torchs_threads,
 )
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.kernels.patches import patches
 from sparse_triton.pattern import Int32, Int64
 from sparse_triton.problem import ConvProblem, taps
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 SLAB_BYTES = 512 * 1024  # of one task: half of a core's second cache
 FEW_PIXELS = 256  # of a tile, below which packing its slab counts

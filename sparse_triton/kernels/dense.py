@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,12 +9,9 @@ from numpy.typing import NDArray
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel, Run
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.pattern import CSR
 from sparse_triton.problem import Epilogue, Layout, SpmmProblem
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 
 class Dense(Family):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,11 +13,8 @@ from sparse_triton.device import Device
 from sparse_triton.filter import dense_filter
 from sparse_triton.kernel import Kernel, Run
 from sparse_triton.kernels.dense import activate
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.problem import ConvProblem, Pool
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 F = torch.nn.functional
 Convolve = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]

@@ -1,10 +1,14 @@
-"""The interface of a kernel family: one object each; adding one touches one file or folder."""
+"""The interface of a kernel family, and of what it is asked to build.
+
+One object a family; adding one touches one file or folder.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic
+from dataclasses import dataclass
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +17,21 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.numerics import Arithmetic
+from sparse_triton.pattern import CSR
 from sparse_triton.problem import ProblemT
 
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
-
 Space = Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan(Generic[ProblemT]):
+    """What to build: legal by construction, made by ``plan.plan_spmm`` alone."""
+
+    problem: ProblemT
+    config: KernelConfig
+    csr: CSR
+    device: Device
+    family: Family[ProblemT]
 
 
 class Family(ABC, Generic[ProblemT]):

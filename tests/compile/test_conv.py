@@ -15,8 +15,9 @@ from sparse_triton.device import Device
 from sparse_triton.kernels import families_of
 from sparse_triton.kernels.conv.program import conv_programs
 from sparse_triton.kernels.conv.shape import shape_of
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.ops import Load
-from sparse_triton.plan import Plan, plan_spmm
+from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import ConvProblem, Epilogue, Layout, Pool
 from tests.conv_support import FAMILIES, H100, drawn_config, drawn_filter, drawn_problem
 

@@ -12,10 +12,11 @@ import pytest
 from sparse_triton.build import TritonKernel, resources, sass
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.ops import Load
 from sparse_triton.kernels.unrolled.schedule import Program, unrolled_program
 from sparse_triton.numerics import fits_half
-from sparse_triton.plan import Plan, plan_spmm, why_not
+from sparse_triton.plan import plan_spmm, why_not
 from sparse_triton.problem import Epilogue
 from tests.support import draw_config, problem_for, weight
 

@@ -19,8 +19,9 @@ from autotune.timing import GraphTimer, full_precision
 from sparse_triton.choose import choose
 from sparse_triton.device import Device
 from sparse_triton.errors import CaptureError
+from sparse_triton.heuristics import default_config
 from sparse_triton.kernel import Run
-from sparse_triton.plan import default_config, plan_spmm
+from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Epilogue
 from sparse_triton.records import Trial
 from sparse_triton.store import Store

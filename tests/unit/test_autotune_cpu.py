@@ -16,7 +16,7 @@ from autotune.replay import load, record
 from sparse_triton.choose import choose
 from sparse_triton.device import Device
 from sparse_triton.errors import CaptureError, DeviceError, InputError, ShapeError
-from sparse_triton.plan import default_config
+from sparse_triton.heuristics import default_config
 from sparse_triton.problem import Epilogue
 from sparse_triton.records import Trial
 from sparse_triton.store import Store, default_store

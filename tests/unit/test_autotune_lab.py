@@ -18,9 +18,10 @@ from autotune.timing import STOP_AT, estimate, faster, two_stages
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import BuildError
+from sparse_triton.heuristics import default_config
 from sparse_triton.kernel import Run
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.plan import default_config, plan_spmm
+from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Epilogue, SpmmProblem
 from sparse_triton.records import Timing
 from tests.support import problem_for, weight

@@ -16,7 +16,8 @@ from autotune.space import DENSE, SearchSpace
 from autotune.tuning import Study, TuneResult, Tuning
 from sparse_triton.config import KernelConfig
 from sparse_triton.errors import InputError, StoreError
-from sparse_triton.plan import default_config, why_not
+from sparse_triton.heuristics import default_config
+from sparse_triton.plan import why_not
 from sparse_triton.records import Best, Entry, Timing, Trial
 from sparse_triton.store import Store
 

@@ -20,7 +20,7 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device, environment
 from sparse_triton.errors import InputError
 from sparse_triton.executor import forget
-from sparse_triton.plan import default_config
+from sparse_triton.heuristics import default_config
 from sparse_triton.problem import Epilogue, SpmmProblem
 from sparse_triton.records import Best, Entry, Key, Timing, Trial
 from sparse_triton.store import Store, default_store

@@ -23,8 +23,9 @@ from sparse_triton.kernels.conv.program import conv_programs
 from sparse_triton.kernels.conv.shape import shape_of
 from sparse_triton.kernels.conv.tile import cells_of
 from sparse_triton.kernels.conv.walk import SMALLEST_TURN
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.ops import Fma
-from sparse_triton.plan import Plan, plan_spmm, why_not
+from sparse_triton.plan import plan_spmm, why_not
 from sparse_triton.problem import ConvProblem, Epilogue, Pool
 from sparse_triton.verify import call_ratio
 from sparse_triton.verify_conv import conv_truth

@@ -18,9 +18,9 @@ from sparse_triton.conv_call import ConvCall
 from sparse_triton.device import Device
 from sparse_triton.executor import prepare
 from sparse_triton.geometry import geometry_of
+from sparse_triton.heuristics import default_config
 from sparse_triton.kernels import CONV_FAMILIES
 from sparse_triton.kernels.cpu_conv import SLAB_BYTES, Slab, slab_bytes
-from sparse_triton.plan import default_config
 from sparse_triton.problem import ConvProblem, Pool, taps
 
 TWO_CORES = Device("cpu", "test", 0, cores=2)

@@ -21,8 +21,9 @@ from sparse_triton.device import Device
 from sparse_triton.errors import ConfigError
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.cpu import MAX_GROUPS, ROW_BLOCKS, packed_for
+from sparse_triton.kernels.family import Plan
 from sparse_triton.numerics import activate, error_bound
-from sparse_triton.plan import Plan, plan_spmm
+from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Epilogue, SpmmProblem
 
 CPU = Device("cpu", "test", 0, cores=2)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sparse_triton import SparseMatrix, verify
 from sparse_triton.config import Format, KernelConfig
 from sparse_triton.device import Device
+from sparse_triton.heuristics import default_config
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.decode.kernel import decode_source
 from sparse_triton.kernels.decode.limits import WalkShape
@@ -22,7 +23,7 @@ from sparse_triton.kernels.decode.stage import Stage, Way, stage
 from sparse_triton.kernels.decode.steps import STEP, addresses, skipped
 from sparse_triton.kernels.decode.walk import Walk, exchange
 from sparse_triton.partition import NO_ROW
-from sparse_triton.plan import default_config, plan_spmm, why_not
+from sparse_triton.plan import plan_spmm, why_not
 from sparse_triton.problem import SpmmProblem
 from tests.ptx import Thread
 from tests.strategies import legal_configs, matrices

@@ -22,11 +22,12 @@ from sparse_triton.errors import BuildError, DtypeError, InputError
 from sparse_triton.executor import problem_of
 from sparse_triton.kernels import FAMILIES
 from sparse_triton.kernels.columns import float16_pair
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.ops import Flush, Fma, HalfFma, Load, Op, Widen
 from sparse_triton.kernels.unrolled.schedule import Order, schedule_body, unrolled_program
 from sparse_triton.kernels.unrolled.schedule import verify as verify_body
 from sparse_triton.partition import block_entries, group_entries, partition_rows
-from sparse_triton.plan import Plan, plan_spmm, why_not
+from sparse_triton.plan import plan_spmm, why_not
 from sparse_triton.problem import SpmmProblem
 from sparse_triton.records import Key
 from tests.strategies import legal_configs, matrices

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.errors import ConfigError
+from sparse_triton.heuristics import default_config
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.plan import default_config, plan_spmm, why_not
+from sparse_triton.plan import plan_spmm, why_not
 from sparse_triton.problem import SpmmProblem
 from tests.strategies import problems
 from tests.support import draw_config, weight

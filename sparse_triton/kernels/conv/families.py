@@ -6,7 +6,6 @@ import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +18,8 @@ from sparse_triton.kernels.conv.limits import MAX_CHUNKS, gather_why_not, unroll
 from sparse_triton.kernels.conv.model import gather_us
 from sparse_triton.kernels.conv.shape import gather_shape, unrolled_shape
 from sparse_triton.kernels.exchange import cluster_sizes
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.problem import MANY_COLUMNS, ConvProblem
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
-
 
 WINDOWS = (24, 48, 72, 104, 208)
 SHORT_PROGRAMS = 16_000  # non-zeros: gather is as good

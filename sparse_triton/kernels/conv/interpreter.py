@@ -13,13 +13,13 @@ from sparse_triton.kernels.conv.lists import lists_for
 from sparse_triton.kernels.conv.program import conv_programs
 from sparse_triton.kernels.conv.shape import Shape, shape_of
 from sparse_triton.kernels.conv.tile import Axis
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.interpreter import run_body
 from sparse_triton.kernels.unrolled.ops import Load, Op
 from sparse_triton.kernels.unrolled.schedule import Program
 from sparse_triton.partition import NO_ROW
 
 if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
     from sparse_triton.problem import ConvProblem
 
 Float32 = NDArray[np.float32]

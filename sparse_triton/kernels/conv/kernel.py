@@ -19,11 +19,11 @@ from sparse_triton.kernels.conv.shape import Shape, image_of, shape_of
 from sparse_triton.kernels.conv.stage import load_tile, put_tile, put_zeros
 from sparse_triton.kernels.conv.walk import Walk, emit_walk
 from sparse_triton.kernels.epilogue import f32s
+from sparse_triton.kernels.family import Plan
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from sparse_triton.plan import Plan
     from sparse_triton.problem import ConvProblem
 
 

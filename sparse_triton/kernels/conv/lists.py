@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from sparse_triton.kernels.conv.shape import Shape, gather_shape
 from sparse_triton.kernels.conv.tile import Cells, cells_of
 from sparse_triton.kernels.conv.walk import SMALLEST_TURN
+from sparse_triton.kernels.family import Plan
 from sparse_triton.partition import NO_ROW, partition_rows
 from sparse_triton.pattern import CSR, Int32, Int64
 
 if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
     from sparse_triton.problem import ConvProblem
 
 

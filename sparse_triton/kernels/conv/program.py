@@ -15,12 +15,12 @@ import numpy as np
 from sparse_triton.kernels.columns import UID, Asm, Operands, float32
 from sparse_triton.kernels.conv.shape import Shape, unrolled_shape
 from sparse_triton.kernels.conv.tile import cells_of
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.ops import Fma, Load, Op
 from sparse_triton.kernels.unrolled.schedule import Order, Program, schedule_body, verify
 from sparse_triton.partition import Entries, block_entries, group_entries, partition_rows
 
 if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
     from sparse_triton.problem import ConvProblem
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two
 from sparse_triton.kernels.conv.tile import Tile, tile_of
 from sparse_triton.kernels.conv.walk import PAIR_BYTES, WARP
+from sparse_triton.kernels.family import Plan
 from sparse_triton.problem import ConvProblem, Pool
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 MAX_IN_FLIGHT = 24  # elements of X that a thread holds in registers
 FEW_SUMS = 32  # so many, beside that number of sums

@@ -7,8 +7,6 @@ it); or ``bitmap_pack`` -> ``bitmap`` -> ``bitmap_kernel`` (expanded for the ten
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,12 +22,9 @@ from sparse_triton.kernels.decode.limits import (
     decode_why_not,
 )
 from sparse_triton.kernels.decode.pack import entries_of, lists_for
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.partition import NO_ROW
 from sparse_triton.problem import SpmmProblem
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 
 class Decode(Family):

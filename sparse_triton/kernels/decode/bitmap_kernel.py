@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import triton
 import triton.language as tl
 
@@ -16,9 +14,7 @@ from sparse_triton.kernels.decode.bitmap_program import Bitmap
 from sparse_triton.kernels.decode.limits import bitmap_shape
 from sparse_triton.kernels.decode.source import Program, source_of
 from sparse_triton.kernels.epilogue import f32s, finish
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
+from sparse_triton.kernels.family import Plan
 
 
 @triton.jit

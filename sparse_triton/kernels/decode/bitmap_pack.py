@@ -9,7 +9,6 @@ the registers of ``mma.m16n8k16``, four and four; values lie in the order (four,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +21,9 @@ from sparse_triton.kernels.decode.bitmap_program import (
 )
 from sparse_triton.kernels.decode.limits import bitmap_shape
 from sparse_triton.kernels.decode.pack import bits16
+from sparse_triton.kernels.family import Plan
 from sparse_triton.partition import partition_rows
 from sparse_triton.pattern import CSR, Int32
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 UNIT = 16  # bytes that records are counted in
 PADDING = 2  # offsets read past the last record's end

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sparse_triton.build import KernelSource
 from sparse_triton.kernels.decode.bitmap_kernel import bitmap_source
 from sparse_triton.kernels.decode.walk_kernel import walk_source
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
+from sparse_triton.kernels.family import Plan
 
 
 def decode_source(plan: Plan) -> KernelSource:

@@ -10,18 +10,15 @@ the block lie side by side, 16 bytes of values each, so that a warp reads whole 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_triton.kernels.decode.limits import INDEX_BITS, block_rows
 from sparse_triton.kernels.decode.steps import STEP
+from sparse_triton.kernels.family import Plan
 from sparse_triton.partition import NO_ROW, partition_rows
 from sparse_triton.pattern import CSR, Int32, Int64
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 Columns = NDArray[np.int16] | NDArray[np.int32]
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
 from sparse_triton.build import KernelSource
 from sparse_triton.config import grid_of
 from sparse_triton.kernels.columns import Asm, has_dependent_launch
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
+from sparse_triton.kernels.family import Plan
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import triton
 import triton.language as tl
 
@@ -16,10 +14,8 @@ from sparse_triton.kernels.decode.source import Program, source_of
 from sparse_triton.kernels.decode.stage import Way
 from sparse_triton.kernels.decode.walk import Walk, emit_walk
 from sparse_triton.kernels.epilogue import finish
+from sparse_triton.kernels.family import Plan
 from sparse_triton.problem import SpmmProblem
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 
 @triton.jit

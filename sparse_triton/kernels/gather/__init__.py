@@ -7,7 +7,6 @@ loop in PTX) -> ``kernel`` (the Triton kernel around it).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +14,11 @@ from numpy.typing import NDArray
 from sparse_triton.config import KernelConfig, RowBlocks, ceil_div, next_power_of_two, powers_of_two
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.kernels.gather.limits import gather_why_not
 from sparse_triton.kernels.gather.pack import packed_for
 from sparse_triton.partition import NO_ROW
 from sparse_triton.problem import SpmmProblem
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
-
 
 PROGRAM_THREADS = 256
 LONG_ROW = 150  # entries, of a mean row

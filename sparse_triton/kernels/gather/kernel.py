@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import triton
 import triton.language as tl
@@ -12,12 +10,10 @@ from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
 from sparse_triton.kernels.epilogue import f32s, store_row
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.gather.limits import gather_shape
 from sparse_triton.kernels.gather.pack import cut_of, packed_for
 from sparse_triton.kernels.gather.walk import Walk, emit_walk
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 
 @triton.jit

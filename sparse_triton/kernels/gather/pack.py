@@ -6,18 +6,16 @@ A row has one place, or as many side by side as its length asks for (``row_block
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sparse_triton.config import KernelConfig, RowBlocks, ceil_div
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.gather.limits import gather_shape
 from sparse_triton.partition import NO_ROW, Places, one_place_a_row, partition_rows, split_rows
 from sparse_triton.pattern import CSR, Int32, Int64
 from sparse_triton.problem import SpmmProblem
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 ALIGN_PAIRS = 2  # a 16-byte load fetches two pairs
 

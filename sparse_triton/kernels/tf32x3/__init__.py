@@ -6,22 +6,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_triton.config import KernelConfig, ceil_div
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.kernels.tf32x3.estimate import fastest
 from sparse_triton.kernels.tf32x3.limits import BLOCK_MS, BLOCK_NS, tf32x3_why_not
 from sparse_triton.kernels.tf32x3.split import cut, split
 from sparse_triton.problem import SpmmProblem
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 WORTHWHILE_COLUMNS, WORTHWHILE_SPARSITY = 1024, 0.9
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import triton
 import triton.language as tl
 
@@ -11,11 +9,9 @@ from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import has_dependent_launch
 from sparse_triton.kernels.epilogue import finish
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.tf32x3.limits import BLOCK_K, tile_of, warps_of
 from sparse_triton.kernels.tf32x3.split import halves_for
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 
 @triton.jit

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel, Run
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.kernels.gather import Gather
 from sparse_triton.problem import SpmmProblem
 
 if TYPE_CHECKING:
     from sparse_triton.build import TritonKernel
-    from sparse_triton.plan import Plan
 
 GATHER = Gather()
 TALL = 1024  # rows of Y from which turning it costs less than storing to it
@@ -82,7 +81,8 @@ def gathering(config: KernelConfig) -> KernelConfig:
 
 
 def gathering_plan(plan: Plan[SpmmProblem]) -> Plan[SpmmProblem]:
-    return replace(plan, problem=row_major(plan.problem), config=gathering(plan.config))
+    inner, config = row_major(plan.problem), gathering(plan.config)
+    return replace(plan, problem=inner, config=config, family=GATHER)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ NumPy what the ops mean.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +22,11 @@ from sparse_triton.config import (
 from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.exchange import cluster_sizes, cluster_why_not
-from sparse_triton.kernels.family import Family, Space
+from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.kernels.unrolled.interpreter import interpret
 from sparse_triton.kernels.unrolled.limits import problem_why_not, resources_why_not, shape_why_not
 from sparse_triton.kernels.unrolled.schedule import unrolled_program
 from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
-
 
 SOME_COLUMNS = 1024
 LONG_PROGRAMS = 45_000  # non-zeros

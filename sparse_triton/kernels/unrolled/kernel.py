@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import triton
 import triton.language as tl
 
@@ -11,12 +9,10 @@ from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
 from sparse_triton.kernels.epilogue import f32s, store_row
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.limits import exchange_of
 from sparse_triton.kernels.unrolled.ptx import Spelling, emit, held_rows
 from sparse_triton.kernels.unrolled.schedule import unrolled_program
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 
 @triton.jit

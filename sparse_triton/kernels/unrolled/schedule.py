@@ -10,12 +10,12 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparse_triton.config import RowBlocks
 from sparse_triton.errors import BuildError
+from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.limits import accumulates_half, chunks_of, unrolled_shape
 from sparse_triton.kernels.unrolled.ops import (
     Flush,
@@ -30,9 +30,6 @@ from sparse_triton.kernels.unrolled.ops import (
 from sparse_triton.numerics import HALF_CHUNK, fits_half
 from sparse_triton.partition import NO_ROW, Entries, block_entries, group_entries, partition_rows
 from sparse_triton.pattern import CSR, Int32
-
-if TYPE_CHECKING:
-    from sparse_triton.plan import Plan
 
 # Loads reach this far from their base pointer: the offset field of a load has 24 bits, signed.
 OFFSET_REACH_BYTES = 1 << 23

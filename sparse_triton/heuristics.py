@@ -1,0 +1,168 @@
+"""What an untuned call takes. The thresholds are measured, see ``benchmarks/NOTES.md``."""
+
+from __future__ import annotations
+
+from sparse_triton.config import KernelConfig
+from sparse_triton.device import Device
+from sparse_triton.kernels import families_of
+from sparse_triton.kernels.conv.families import SHORT_PROGRAMS as SHORT_CONV
+from sparse_triton.kernels.conv.families import SOME_PIXELS
+from sparse_triton.plan import why_not
+from sparse_triton.problem import MANY_COLUMNS, ConvProblem, Problem, SpmmProblem
+
+# Non-zeros an untuned call may compile into a program: about ten seconds, once.
+QUICKLY_COMPILED = 40_000
+
+# Of a convolution about twenty, because gather then takes 1.5 times as long.
+COMPILED_CONV = 60_000
+
+# From here on a warp of token-major columns would fetch a line of X for each of them.
+TURNED_COLUMNS = 16
+
+# Outputs from which on each row block's program is run by enough lanes to pay for fetching it.
+FILLED_BY_OUTPUTS = 1_200_000
+
+# From here on dense tiles on tensor cores, at float32's accuracy, beat cuBLAS's float32 product.
+TENSOR_CORE_COLUMNS = 1536
+LONG_SUMS = 1_500_000_000  # multiplications of the dense product
+
+# Mean non-zeros of a row beyond which a program that is not too long holds too few rows for one
+# reading of X.
+LONG_ROWS = 96
+
+# Programs this short (non-zeros) pay for their fetching with fewer columns.
+SHORT_PROGRAMS = 2000
+SOME_COLUMNS = 2048
+
+
+def default_config(problem: Problem, device: Device) -> KernelConfig:
+    """The heuristic for a problem nobody tuned: a family, then its own default.
+
+    On a GPU the fitted rule is: dense below break-even, on tensor cores (tf32x3) where columns are
+    many; unrolled where columns are many enough to pay for fetching one program per row block;
+    gather elsewhere. On a CPU: cpu, or dense below break-even. The thresholds are measured, see
+    ``benchmarks/NOTES.md``.
+    """
+    families = families_of(problem)
+    for name in _order(problem, device):
+        config = families[name].default_config(problem, device)
+        if why_not(problem, config, device) is None:
+            return config
+    raise AssertionError("dense takes every problem")
+
+
+def _order(problem: Problem, device: Device) -> tuple[str, ...]:
+    if isinstance(problem, ConvProblem):
+        return (_preferred_conv if device.kind == "cuda" else _preferred_cpu_conv)(problem)
+    return _preferred(problem, device) if device.kind == "cuda" else _preferred_cpu(problem)
+
+
+def _preferred_conv(problem: ConvProblem) -> tuple[str, ...]:
+    """One channel a group has nothing to skip; 16-bit convolutions compete with tensor cores."""
+    pixels = problem.N * problem.batch
+    if problem.sparsity < 0.7 or problem.groups == problem.C:
+        return ("dense",)
+    if problem.x_itemsize == 2 and (problem.sparsity < 0.9 or pixels >= MANY_COLUMNS):
+        return ("dense",)
+    unrolled_pays = pixels >= MANY_COLUMNS or (pixels >= 1024 and problem.nnz <= 4_000)
+    unrolled_pays |= pixels >= SOME_PIXELS and problem.nnz > SHORT_CONV
+    if unrolled_pays and problem.nnz <= COMPILED_CONV:
+        return ("unrolled", "gather", "dense")
+    return ("gather", "dense")
+
+
+def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
+    if decode_pays(problem):
+        return ("decode", "gather", "dense")
+    if bound_by_weight(problem) and problem.sparsity < 0.97:
+        return ("dense",)
+    columns = problem.N * problem.batch
+    if _in_16_bits(problem):
+        return (*_gathered(columns), "dense") if _half_pays(problem) else ("dense",)
+    outputs = problem.M * columns
+    few_enough = problem.nnz <= QUICKLY_COMPILED and problem.sparsity >= 0.75
+    short = problem.nnz <= LONG_ROWS * problem.M or not _tensor_cores_pay(problem, device)
+    if few_enough and short and columns >= MANY_COLUMNS and outputs >= FILLED_BY_OUTPUTS:
+        return ("unrolled", *_gathered(columns), "dense")
+    if problem.nnz <= SHORT_PROGRAMS and columns >= SOME_COLUMNS and problem.sparsity >= 0.87:
+        return ("unrolled", *_gathered(columns), "dense")
+    if columns >= TENSOR_CORE_COLUMNS and _tensor_cores_pay(problem, device):
+        return ("tf32x3", "dense")
+    return (*_gathered(columns), "dense") if problem.sparsity >= 0.6 else ("dense",)
+
+
+def _tensor_cores_pay(problem: SpmmProblem, device: Device) -> bool:
+    """Dense tiles at float32's accuracy; measured on sm_90 with row-major X. They take the time of
+    gather at 93 % zeros, or 97 % where X is large; a long K does with fewer outputs."""
+    columns = problem.N * problem.batch
+    outputs = problem.M * columns
+    filled = outputs >= FILLED_BY_OUTPUTS or outputs * problem.K >= LONG_SUMS
+    break_even = 0.97 if columns >= MANY_COLUMNS else 0.93
+    measured = device.arch >= 90 and problem.x_layout == "row"
+    return measured and filled and problem.sparsity < break_even
+
+
+def _half_pays(problem: SpmmProblem) -> bool:
+    """In 16 bits dense is a matter of tensor cores, which want rows of whole 16 bytes."""
+    columns = problem.N * problem.batch
+    if problem.N % 8 and problem.x_layout == "row":
+        return problem.sparsity >= 0.8 and columns < 1024
+    few = 250_000 if problem.sparsity >= 0.94 else 150_000
+    short = problem.nnz * columns <= 15_000_000
+    return problem.sparsity >= 0.89 and problem.M * columns <= few and short
+
+
+def _gathered(columns: int) -> tuple[str, ...]:
+    return ("turned", "gather") if columns >= TURNED_COLUMNS else ("gather",)
+
+
+def _in_16_bits(problem: SpmmProblem) -> bool:
+    return problem.x_itemsize == 2 and problem.w_dtype != "float32"
+
+
+def bound_by_weight(problem: SpmmProblem) -> bool:
+    """Whether a product on a GPU takes as long as reading its 16-bit weight: few columns, and
+    2**20 elements or more (below, it takes as long as a launch)."""
+    return (
+        _in_16_bits(problem) and problem.N * problem.batch <= 32 and problem.M * problem.K >= 2**20
+    )
+
+
+def decode_pays(problem: SpmmProblem) -> bool:
+    """Whether compressing such a weight saves enough: break-even is at 35 % zeros for up to 4
+    columns, 40 % for up to 8, 50 % for up to 16, 20 % more where tensor cores need X a value at a
+    time; above, only a tuned call takes decode."""
+    columns = problem.N * problem.batch
+    break_even = 0.35 if columns <= 4 else 0.4 if columns <= 8 else 0.5
+    if problem.N > 4 and (problem.x_layout == "row" or problem.K % 8):
+        break_even += 0.2
+    return bound_by_weight(problem) and columns <= 16 and problem.sparsity >= break_even
+
+
+def _preferred_cpu(problem: SpmmProblem) -> tuple[str, ...]:
+    """Break-even depends on how good the dense call is: worst in float16 and at a few columns.
+    Token-major X and Y are turned, which too few entries a row of X or of Y do not pay for."""
+    turned = problem.x_layout == "column" and problem.N > 1
+    if turned and problem.nnz < max(2 * problem.K, 8 * problem.M):
+        return ("dense",)
+    dtypes = {problem.x_dtype, problem.w_dtype}
+    if dtypes == {"float16"}:
+        break_even = 0.0
+    elif dtypes == {"bfloat16"}:
+        break_even = 0.75
+    else:
+        break_even = 0.7 if problem.N * problem.batch == 1 else 0.5
+    return ("cpu", "dense") if problem.sparsity >= break_even else ("dense",)
+
+
+def _preferred_cpu_conv(problem: ConvProblem) -> tuple[str, ...]:
+    """Break-even is that of the library's convolution: slow in float16, fast in bfloat16. With one
+    channel a group (depthwise) the library has a kernel of its own, and no row is long."""
+    dtypes = {problem.x_dtype, problem.w_dtype}
+    if dtypes == {"float16"}:
+        break_even = 0.0
+    elif 1 < problem.groups == problem.C:
+        return ("dense",)
+    else:
+        break_even = 0.75 if dtypes == {"bfloat16"} else 0.55
+    return ("cpu", "dense") if problem.sparsity >= break_even else ("dense",)
