@@ -147,7 +147,9 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "the same command goes on" in errors and "Traceback" not in errors
+    assert "the same command goes on" in errors
+    # One that comes while LLVM calls back into Python is printed by the interpreter, and ignored.
+    assert errors.count("Traceback") == errors.count("Exception ignored"), errors
     assert finished(tmp_path / "store")
 
 
