@@ -40,8 +40,7 @@ def default_config(problem: Problem, device: Device) -> KernelConfig:
 
     On a GPU the fitted rule is: dense below break-even, on tensor cores (tf32x3) where columns are
     many; unrolled where columns are many enough to pay for fetching one program per row block;
-    gather elsewhere. On a CPU: cpu, or dense below break-even. The thresholds are measured, see
-    ``benchmarks/NOTES.md``.
+    gather elsewhere. On a CPU: cpu, or dense below break-even.
     """
     families = families_of(problem)
     for name in _order(problem, device):

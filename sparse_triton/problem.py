@@ -71,6 +71,16 @@ class SpmmProblem:
         return 2 * self.nnz * self.N * self.batch
 
     @property
+    def strides(self) -> dict[str, int]:
+        """Elements between neighbours along each axis of x [batch, K, N] and y [batch, M, N]."""
+        x_k, x_n = (self.N, 1) if self.x_layout == "row" else (1, self.K)
+        y_m, y_n = (self.N, 1) if self.y_layout == "row" else (1, self.M)
+        return {
+            "stride_xk": x_k, "stride_xn": x_n, "stride_xb": self.K * self.N,
+            "stride_ym": y_m, "stride_yn": y_n, "stride_yb": self.M * self.N,
+        }  # fmt: skip
+
+    @property
     def min_bytes(self) -> int:
         """Least traffic: X and residual read once, Y written once, W as values + 16-bit columns."""
         x = self.K * self.N * self.batch * self.x_itemsize

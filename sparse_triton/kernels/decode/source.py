@@ -32,9 +32,6 @@ class Program:
 
 def source_of(plan: Plan, program: Program) -> KernelSource:
     problem, config = plan.problem, plan.config
-    M, K, N = problem.M, problem.K, problem.N
-    x_k, x_n = (N, 1) if problem.x_layout == "row" else (1, K)
-    y_m, y_n = (N, 1) if problem.y_layout == "row" else (1, M)
     epilogue = problem.epilogue
     blocks = len(program.arrays["rows"])
     return KernelSource(
@@ -50,16 +47,7 @@ def source_of(plan: Plan, program: Program) -> KernelSource:
         },
         x_dtype=problem.x_dtype,
         arrays=program.arrays,
-        scalars={
-            "N": N,
-            "stride_xk": x_k,
-            "stride_xn": x_n,
-            "stride_xb": K * N,
-            "stride_ym": y_m,
-            "stride_yn": y_n,
-            "stride_yb": M * N,
-            **program.sizes,
-        },
+        scalars={"N": problem.N, **problem.strides, **program.sizes},
         grid=grid_of(config, blocks, program.tiles, problem.batch),
         num_warps=program.warps,
         options={"launch_pdl": has_dependent_launch(plan.device.arch), **program.options},

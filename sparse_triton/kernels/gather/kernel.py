@@ -103,7 +103,7 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
     can run.
     """
     problem, config = plan.problem, plan.config
-    M, K, N = problem.M, problem.K, problem.N
+    N = problem.N
     lanes, cut = gather_shape(problem, config).lanes, cut_of(problem, config)
     assert not (naive and config.row_blocks == "split"), "the naive walk knows no further places"
     threads = cut.places * cut.Gy * lanes
@@ -114,8 +114,6 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
     asm = emit_walk(
         Walk(columns, lanes, config.repeat, config.prefetch, cut.Gy, threads, split, dependent)
     )
-    x_k, x_n = (N, 1) if problem.x_layout == "row" else (1, K)
-    y_m, y_n = (N, 1) if problem.y_layout == "row" else (1, M)
     epilogue = problem.epilogue
     return KernelSource(
         fn=spmm_gather,
@@ -140,15 +138,7 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
             "runs": packed.runs.view(np.int64),
             "rows": packed.rows.view(np.int64),
         },
-        scalars={
-            "N": N,
-            "stride_xk": x_k,
-            "stride_xn": x_n,
-            "stride_xb": K * N,
-            "stride_ym": y_m,
-            "stride_yn": y_n,
-            "stride_yb": M * N,
-        },
+        scalars={"N": N, **problem.strides},
         grid=grid_of(
             config,
             packed.rows.shape[0],
