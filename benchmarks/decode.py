@@ -7,20 +7,17 @@ timed; the dense side is the best of the library's calls. CUDA graphs, one run.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import linear
 from tqdm.auto import tqdm
 
 from autotune.rotation import bound_copies, copies_of, in_turn
 from autotune.timing import estimate, timer_for
+from benchmarks.kernels import Kernels
 from sparse_triton import SparseMatrix
 from sparse_triton.call import Call
 from sparse_triton.choose import choose
@@ -28,7 +25,6 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.executor import problem_of
 from sparse_triton.heuristics import default_config
-from sparse_triton.pattern import CSR
 from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import SpmmProblem
 from sparse_triton.verify import call_ratio
@@ -66,24 +62,20 @@ def _problem(M: int, K: int, N: int, nnz: int) -> SpmmProblem:
 
 
 def _compile(problems: list[SpmmProblem], device: Device) -> None:
-    """Fill Triton's disk cache, one process a core; the code does not depend on the pattern."""
-    jobs = {(p.K, p.N, default_config(p, device)): p for p in problems}
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn, initializer=_one_thread) as pool:
-        for built in [pool.submit(_build, p, job[2], device) for job, p in jobs.items()]:
-            built.result()
+    """On all cores, into Triton's cache; the code does not depend on the pattern."""
+    configs = ((p, default_config(p, device)) for p in problems)
+    jobs = {(p.K, p.N, config): p for p, config in configs}
+    with Kernels(device) as kernels:
+        for (_, _, config), problem in jobs.items():
+            kernels.order(_stand_in(problem), problem, config)
+        kernels.compile()
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _build(problem: SpmmProblem, config: KernelConfig, device: Device) -> None:
-    M, K = problem.M, problem.K
-    columns = np.zeros(M, dtype=np.int32)
-    diagonal = CSR((M, K), np.arange(M + 1, dtype=np.int32), columns, np.ones(M, np.float32))
-    plan = plan_spmm(problem, config, diagonal, device)
-    plan.family.build(plan)
+def _stand_in(problem: SpmmProblem) -> SparseMatrix:
+    """[M, K] with one non-zero a row."""
+    M = problem.M
+    offsets, columns = torch.arange(M + 1, dtype=torch.int32), torch.zeros(M, dtype=torch.int32)
+    return SparseMatrix.from_csr(offsets, columns, torch.ones(M).half(), (M, problem.K))
 
 
 def pruned(M: int, K: int, sparsity: float, device: torch.device, seed: int = 0) -> torch.Tensor:
