@@ -63,6 +63,12 @@ def _decode(rows: Rows) -> str:
     return f"{summary(rows)}\n\nEvery product:\n\n{details(rows)}"
 
 
+def _llama(rows: Rows) -> str:
+    from benchmarks.llama import table
+
+    return table(rows)
+
+
 def _models(rows: Rows) -> str:
     from benchmarks.models_report import latencies, sizes
 
@@ -92,6 +98,11 @@ SECTIONS = (
         "Speed-up over the best dense 16-bit call, geometric mean over the shapes; weights rotated "
         "so that they come from memory. *Of read rate*: bytes of the compressed weight a second, "
         "as a share of the rate at which `torch.sum` reads a GiB.", _decode,
+    ),
+    Section(
+        "llama", "Blocks of a 7B language model at decode time",
+        "Llama-style blocks (RMSNorm, attention with KV cache, SwiGLU), random float16 weights "
+        "pruned, CUDA graphs on both sides; weights are larger than any cache.", _llama,
     ),
     Section(
         "models", "Whole networks",
