@@ -129,10 +129,10 @@ def bound_by_weight(problem: SpmmProblem) -> bool:
 
 def decode_pays(problem: SpmmProblem) -> bool:
     """Whether compressing such a weight saves enough: break-even is at 35 % zeros for up to 4
-    columns, 40 % for up to 8, 50 % for up to 16, 20 % more where tensor cores need X a value at a
+    columns, 40 % for up to 8, 48 % for up to 16, 20 % more where tensor cores need X a value at a
     time; above, only a tuned call takes decode."""
     columns = problem.N * problem.batch
-    break_even = 0.35 if columns <= 4 else 0.4 if columns <= 8 else 0.5
+    break_even = 0.35 if columns <= 4 else 0.4 if columns <= 8 else 0.48
     if problem.N > 4 and (problem.x_layout == "row" or problem.K % 8):
         break_even += 0.2
     return bound_by_weight(problem) and columns <= 16 and problem.sparsity >= break_even
