@@ -47,7 +47,10 @@ class Tuned:
 
 @dataclass
 class WarmupResult:
-    """``compiled_nnz`` non-zeros went through ``compile_s`` seconds of compiling (all cores)."""
+    """``compiled_nnz`` non-zeros went through ``compile_s`` seconds of compiling (all cores).
+
+    prepared  kernels of winners, or of untuned calls, made ready for the first call
+    """
 
     tuned: list[Tuned] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -55,6 +58,7 @@ class WarmupResult:
     compiled: int = 0
     compiled_nnz: int = 0
     compile_s: float = 0.0
+    prepared: int = 0
 
     @property
     def measured(self) -> int:
@@ -68,6 +72,7 @@ class WarmupResult:
         self.compiled += other.compiled
         self.compiled_nnz += other.compiled_nnz
         self.compile_s += other.compile_s
+        self.prepared += other.prepared
 
     def count(self, problem: Problem, trial: Trial) -> None:
         if trial.kernels or trial.config.kernel not in ("dense", "cpu"):

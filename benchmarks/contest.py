@@ -10,7 +10,7 @@ from autotune.timing import interleaved, timer_for
 from benchmarks.baselines import Call as Contestant
 from benchmarks.baselines import compiled_call, dense_calls, torch_csr_call
 from benchmarks.ceilings import Ceilings
-from benchmarks.kernels import Kernels
+from autotune.ahead import Kernels
 from benchmarks.problems import PaperProblem
 from sparse_triton import SparseMatrix
 from sparse_triton.choose import choose

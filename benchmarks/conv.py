@@ -20,7 +20,7 @@ from autotune.lab import quiet
 from autotune.timing import interleaved, timer_for
 from benchmarks.contest import verified
 from benchmarks.conv_problems import ConvLayer
-from benchmarks.kernels import Kernels
+from autotune.ahead import Kernels
 from sparse_triton import SparseFilter
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig

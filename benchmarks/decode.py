@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from autotune.rotation import bound_copies, copies_of, in_turn
 from autotune.timing import estimate, timer_for
-from benchmarks.kernels import Kernels
+from autotune.ahead import Kernels
 from sparse_triton import SparseMatrix
 from sparse_triton.call import Call
 from sparse_triton.choose import choose

@@ -26,7 +26,7 @@ from autotune.budget import Budget
 from autotune.timing import interleaved, timer_for
 from benchmarks.dense_models import BASELINE, Forward, dense_calls, fold_batch_norms_, forward
 from benchmarks.kernel_times import kernel_times
-from benchmarks.kernels import Kernels
+from autotune.ahead import compile_ahead
 from benchmarks.networks import Network
 from sparse_triton.choose import choose
 from sparse_triton.device import Device
@@ -73,7 +73,7 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
     seen = _seen(sparse, x)
     ran = choices(sparse, seen, device)
     clock.note("tune")
-    _compile(seen, Device.of(device))
+    compile_ahead(seen, Device.of(device), quiet=False)
     clock.note("compile")
     calls = {OURS: forward(sparse, x)}
     calls[OURS]()  # kernels pack their forms of the weights
@@ -155,15 +155,6 @@ def _seen(model: nn.Module, x: torch.Tensor) -> Seen:
     with torch.inference_mode(), watching() as seen:
         model(x)
     return seen
-
-
-def _compile(seen: Seen, device: Device) -> None:
-    """On all cores; the first pass finds every kernel in Triton's cache."""
-    if device.kind == "cuda":
-        with Kernels(device) as kernels:
-            for W, problem in seen:
-                kernels.order(W, problem, choose(problem, W.pattern_hash, device).config)
-            kernels.compile()
 
 
 def choices(model: nn.Module, seen: Seen, device: torch.device) -> list[Row]:

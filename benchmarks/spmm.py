@@ -15,7 +15,7 @@ import autotune
 from autotune.budget import Budget
 from benchmarks.ceilings import Ceilings
 from benchmarks.contest import Case, Options, Row, rivals, row
-from benchmarks.kernels import Kernels
+from autotune.ahead import Kernels
 from benchmarks.problems import PaperProblem
 from sparse_triton.device import Device
 

@@ -20,6 +20,7 @@ from sparse_triton.config import KernelConfig
 from sparse_triton.conv_call import ConvCall
 from sparse_triton.device import Device, refuse_capture
 from sparse_triton.errors import DeviceError
+from sparse_triton.kernels.dense_conv import without_search
 from sparse_triton.matrix import SparseMatrix
 from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Problem, SpmmProblem
@@ -43,7 +44,8 @@ def launch_of(W: SparseMatrix, call: AnyCall) -> Launch:
         raise
     if _watched is not None:
         _watched.append((W, problem_of(W, call)))
-        return prepare(W, call, KernelConfig("dense"))
+        with without_search():
+            return prepare(W, call, KernelConfig("dense"))
     launch = W.launchers.get(key)
     if launch is None:
         launch = W.launchers[key] = prepare(W, call)
@@ -108,8 +110,11 @@ def prepare(W: SparseMatrix, call: AnyCall, config: KernelConfig | None = None) 
         tune_first(W, problem, device)
         config = choose(problem, W.pattern_hash, facts).config
         _prepared.add(W)
-    plan = plan_spmm(problem, config, W.csr, facts)
-    run = plan.family.build(plan).bind(device)
+    kernel = W.built.pop((problem, config), None)
+    if kernel is None:
+        plan = plan_spmm(problem, config, W.csr, facts)
+        kernel = plan.family.build(plan)
+    run = kernel.bind(device)
     if device.type == "cuda":  # what was uploaded is there before any other stream launches
         torch.cuda.current_stream(device).synchronize()
     return call.launcher(run, W.shape[0])

@@ -55,8 +55,10 @@ class SparseMatrix:
         self._first: SparseMatrix | None = None if first is self else first
         self.launchers: dict[Any, Any] = {}  # the executor's: problem -> ready launch
         self.retired: list[dict[Any, Any]] = []
+        self.built: dict[Any, Any] = {}  # (problem, config) -> kernel compiled ahead of its call
         if self._first is not None:
             self.launchers, self.retired = first.launchers, first.retired
+            self.built = first.built
             self.row_offsets, self.column_indices = first.row_offsets, first.column_indices
             self.values = first.values
 

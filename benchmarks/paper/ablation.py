@@ -8,7 +8,7 @@ from typing import Any
 from autotune.lab import Lab, quiet
 from autotune.timing import interleaved, timer_for
 from benchmarks.contest import verified
-from benchmarks.kernels import Kernels
+from autotune.ahead import Kernels
 from benchmarks.paper import published
 from benchmarks.paper.part import Part, Row, Setting, Table, number, shape_of
 from benchmarks.problems import paper_problems

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -19,6 +20,19 @@ from sparse_triton.problem import ConvProblem, Pool
 F = torch.nn.functional
 Convolve = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 FORMATS = {"row": torch.contiguous_format, "column": torch.channels_last}
+
+_searches = True
+
+
+@contextlib.contextmanager
+def without_search() -> Iterator[None]:
+    """Calls bound here take cuDNN's own guess: it measures nothing, which can take seconds."""
+    global _searches
+    before, _searches = _searches, False
+    try:
+        yield
+    finally:
+        _searches = before
 
 
 class DenseConv(Family[ConvProblem]):
@@ -116,7 +130,7 @@ def _library_call(problem: ConvProblem, W: torch.Tensor) -> Convolve:
     top, bottom, left, right = problem.padding
     uneven = _uneven(problem)
     border = (0, 0) if uneven else (top, left)
-    depthwise = _depthwise(problem)
+    depthwise, search = _depthwise(problem), _searches
 
     def convolve(X: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if uneven:
@@ -125,7 +139,7 @@ def _library_call(problem: ConvProblem, W: torch.Tensor) -> Convolve:
             tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
             y: torch.Tensor = torch.cudnn_convolution(
                 X, W, border, problem.stride, problem.dilation, problem.groups,
-                benchmark=True, deterministic=False, allow_tf32=tf32,
+                benchmark=search, deterministic=False, allow_tf32=tf32,
             )  # fmt: skip
             return y if bias is None else y.add_(bias[:, None, None])
         return F.conv2d(X, W, bias, problem.stride, border, problem.dilation, problem.groups)
@@ -156,7 +170,8 @@ def fuses(problem: ConvProblem) -> bool:
 
 def _fused_call(problem: ConvProblem, W: torch.Tensor) -> Fused | None:
     """That call; None from it where cuDNN has no kernel for it after all."""
-    if W.device.type != "cuda" or not torch.backends.cudnn.enabled or not fuses(problem):
+    available = W.device.type == "cuda" and torch.backends.cudnn.enabled
+    if not (available and _searches and fuses(problem)):
         return None
     top, _, left, _ = problem.padding
     how = (problem.stride, (top, left), problem.dilation, problem.groups)

@@ -59,6 +59,15 @@ def test_autocast_and_other_calls(tmp_path: Path) -> None:
     assert len(list(Store(tmp_path).entries())) == 2
 
 
+def test_without_a_budget_nothing_is_tuned(tmp_path: Path) -> None:
+    model = nn.Sequential(st.nn.SparseLinear(torch.eye(48)))
+    X = torch.randn(4, 48)
+    result = st.warmup(model, X, budget="off", store=tmp_path)
+    assert not result.tuned and result.prepared == 0  # a CPU's kernels are not compiled ahead
+    assert not list(Store(tmp_path).entries())
+    assert len(model[0].matrix.launchers) == 1
+
+
 def test_watching_does_no_planning() -> None:
     W = st.SparseMatrix.from_dense(torch.eye(8))
     X = torch.randn(8, 3)
