@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.ahead import Kernels
 from autotune.lab import Judge, Lab, quiet
 from autotune.timing import interleaved, timer_for
 from benchmarks.baselines import Call as Contestant
 from benchmarks.baselines import compiled_call, dense_calls, torch_csr_call
 from benchmarks.ceilings import Ceilings
-from autotune.ahead import Kernels
 from benchmarks.problems import PaperProblem
 from sparse_triton import SparseMatrix
 from sparse_triton.choose import choose

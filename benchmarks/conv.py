@@ -15,12 +15,12 @@ import torch
 from tqdm.auto import tqdm
 
 from autotune import warmup_problems
+from autotune.ahead import Kernels
 from autotune.conv_lab import ConvLab
 from autotune.lab import quiet
 from autotune.timing import interleaved, timer_for
 from benchmarks.contest import verified
 from benchmarks.conv_problems import ConvLayer
-from autotune.ahead import Kernels
 from sparse_triton import SparseFilter
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig

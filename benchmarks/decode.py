@@ -15,9 +15,9 @@ import torch
 from torch.nn.functional import linear
 from tqdm.auto import tqdm
 
+from autotune.ahead import Kernels
 from autotune.rotation import bound_copies, copies_of, in_turn
 from autotune.timing import estimate, timer_for
-from autotune.ahead import Kernels
 from sparse_triton import SparseMatrix
 from sparse_triton.call import Call
 from sparse_triton.choose import choose

@@ -22,11 +22,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sparse_triton as st
+from autotune.ahead import compile_ahead
 from autotune.budget import Budget
 from autotune.timing import interleaved, timer_for
 from benchmarks.dense_models import BASELINE, Forward, dense_calls, fold_batch_norms_, forward
 from benchmarks.kernel_times import kernel_times
-from autotune.ahead import compile_ahead
 from benchmarks.networks import Network
 from sparse_triton.choose import choose
 from sparse_triton.device import Device

@@ -12,10 +12,10 @@ import torch
 from tqdm.auto import tqdm
 
 import autotune
+from autotune.ahead import Kernels
 from autotune.budget import Budget
 from benchmarks.ceilings import Ceilings
 from benchmarks.contest import Case, Options, Row, rivals, row
-from autotune.ahead import Kernels
 from benchmarks.problems import PaperProblem
 from sparse_triton.device import Device
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from autotune.ahead import Kernels
 from autotune.lab import Lab, quiet
 from autotune.timing import interleaved, timer_for
 from benchmarks.contest import verified
-from autotune.ahead import Kernels
 from benchmarks.paper import published
 from benchmarks.paper.part import Part, Row, Setting, Table, number, shape_of
 from benchmarks.problems import paper_problems

@@ -151,3 +151,15 @@ def test_gain_is_expected_on_the_gpu() -> None:
     model = prepared(nn.Sequential(nn.Linear(2048, 2048)), 0.9).cuda()
     row = st.advise(model, example_inputs=torch.randn(256, 2048, device="cuda"))["0"]
     assert row.decision == "sparse" and row.gain is not None and row.gain > 1.0
+
+
+def test_after_a_warmup_without_budget_no_call_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = prepared(ResNet())
+    model, X = converted(dense), images(batch=3)
+    assert st.warmup(model, X.cuda(), budget="off").prepared > 0
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a call compiles")
+
+    monkeypatch.setattr("triton.compile", refused)
+    assert worst(model(X.cuda()), bounded(dense, X)) <= 1.0
