@@ -28,7 +28,7 @@ def dense_calls(model: nn.Module, x: torch.Tensor, compiled: bool) -> dict[str, 
     compiled  also through ``torch.compile(mode="max-autotune")``, without its own CUDA graphs:
               every contestant is captured in the same way
     """
-    folded = fold_batch_norms_(copy.deepcopy(model))
+    folded = with_written_attention(fold_batch_norms_(copy.deepcopy(model)), x.is_cuda)
     fused = fuse_relus(folded) if x.device.type == "cuda" else folded
     calls = {BASELINE: forward(fused, x)}
     if compiled:
@@ -36,7 +36,7 @@ def dense_calls(model: nn.Module, x: torch.Tensor, compiled: bool) -> dict[str, 
     if x.device.type != "cuda":
         return calls
     wide = channels_last(copy.deepcopy(folded), x)
-    half = channels_last(with_library_attention(copy.deepcopy(folded).half()), x.half())
+    half = channels_last(with_written_attention(copy.deepcopy(folded).half(), False), x.half())
     calls["dense_tf32"] = forward(*wide, tf32=True)
     calls["dense_fp16"] = forward(*half)
     if compiled:
@@ -90,11 +90,11 @@ def fold_batch_norms_(model: nn.Module) -> nn.Module:
     return model
 
 
-def with_library_attention(model: nn.Module) -> nn.Module:
-    """In 16 bits PyTorch's own attention is the fastest, see ``networks.transformer``."""
+def with_written_attention(model: nn.Module, written: bool) -> nn.Module:
+    """The faster form for the precision, see ``networks.transformer``."""
     for module in model.modules():
-        if hasattr(module, "library_attention"):
-            module.library_attention = True
+        if hasattr(module, "written_attention"):
+            module.written_attention = written
     return model
 
 

@@ -40,7 +40,8 @@ ALIGNED = [["tt.divisibility", 16]]
 class KernelSource:
     """A Triton function with everything it is specialised on, and the data it reads besides X.
 
-    x_dtype  dtype of x, y, bias and residual; x, y and residual are 16-byte aligned
+    x_dtype  dtype of x, y, bias and residual; x, y and residual are 16-byte aligned, bias where
+             ``bias_aligned`` says so
     grid     programs along the three axes
     window_bytes  shared memory that the kernel's own PTX uses beyond what it declares
     cluster  programs that share memory, neighbours along the first axis, which has ``cluster``
@@ -57,6 +58,7 @@ class KernelSource:
     options: Mapping[str, Any] = field(default_factory=dict)
     window_bytes: int = 0
     cluster: int = 1
+    bias_aligned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,9 +225,9 @@ def _signature(source: KernelSource) -> dict[str, str]:
 
 
 def _attributes(source: KernelSource) -> dict[tuple[int, ...], Any]:
-    """What Triton may assume: aligned pointers (not bias, read by the element) and scalars."""
+    """What Triton may assume: aligned pointers (not a bias read by the element) and scalars."""
     constants = _constexprs(source)
-    aligned = {"x", "y", "residual", *source.arrays}
+    aligned = {"x", "y", "residual", *source.arrays, *(["bias"] if source.bias_aligned else [])}
     aligned |= {name for name, value in source.scalars.items() if value % 16 == 0}
     return {
         (i,): ALIGNED

@@ -69,6 +69,23 @@ def layer_norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) 
     return y, e + (UNIT_ROUNDOFF[d_type] * (y.abs() + e) if d_type != "float32" else 0.0)
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Pair:
+    """Softmax-weighted sums of each head, products in three of TF32, shares by ``exp2``.
+
+    A score is off by at most ``e``: its product, the scaling of its query by a rounded factor, and
+    the roundings of ``exp2`` and its argument. That moves a share by less than exp(2 e), and the sum
+    of shares; the products with v, and the fading of what was summed, add their own roundings.
+    """
+    keys, D = k.shape[-2:]
+    q, k, v = (t.double() for t in (q, k, v))
+    scores = scale * (q @ k.mT)
+    e = gamma(5 * D + 13) * scale * (q.abs() @ k.abs().mT).amax(-1, keepdim=True)
+    e = e + 2.0**-21 * (1.0 + scores.abs().amax(-1, keepdim=True))
+    shares = torch.softmax(scores, -1)
+    size = shares @ v.abs()
+    return shares @ v, (torch.expm1(2 * e) + float(gamma(6 * keys + 32))) * size
+
+
 class Bounded(fx.Interpreter):
     def __init__(self, model: nn.Module, dtype: str) -> None:
         super().__init__(fx.symbolic_trace(model))

@@ -19,6 +19,7 @@ from sparse_triton.convert.blocks import shared_modules
 from sparse_triton.convert.recognise import activation_of, function_activation
 from sparse_triton.convert.trace import deep_graph
 from sparse_triton.nn import FormattedLayerNorm, SparseLinear
+from sparse_triton.nn.attention import attention
 
 Module = torch.nn.Module
 _JOINS = (operator.add, operator.mul, torch.add, torch.mul, "add", "mul")
@@ -32,7 +33,7 @@ _VIEWS = (
     "chunk",
     "split",
 )
-_PRODUCTS = (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm")
+_PRODUCTS = (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm", attention)
 
 
 def choose_formats(model: Module, calls: Mapping[Module, int] | None = None) -> None:

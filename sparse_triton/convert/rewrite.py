@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from sparse_triton.convert.attention import replace_attention
 from sparse_triton.convert.patterns import Fusion
 
 Module = torch.nn.Module
@@ -41,7 +42,7 @@ class _Imported:
 
 
 def fused_code(graph: fx.Graph, fusions: list[Fusion]) -> Code:
-    """The graph's code with each fusion's nodes as one call of its layer."""
+    """The graph's code with each fusion's nodes as one call of its layer, and our attention."""
     stands_for: dict[fx.Node, fx.Node] = {}
     for fusion in fusions:
         layer, last = fusion.nodes[0], fusion.nodes[-1]
@@ -52,6 +53,7 @@ def fused_code(graph: fx.Graph, fusions: list[Fusion]) -> Code:
         last.replace_all_uses_with(layer)
         for node in reversed(fusion.nodes[1:]):
             graph.erase_node(node)
+    replace_attention(graph)
     graph.lint()
     code = graph.python_code("self")
     names = tuple(

@@ -11,7 +11,9 @@ from torch import nn
 import sparse_triton as st
 from sparse_triton.call import Call
 from sparse_triton.nn import FormattedLayerNorm, SparseLinear
+from sparse_triton.nn.attention import _is_dense, attention
 from sparse_triton.verify import call_ratio, config_of
+from tests.bounds import attention as bounded_attention
 from tests.bounds import layer_norm, worst
 from tests.models import prepared
 from tests.support import weight
@@ -86,18 +88,41 @@ class Layer(nn.Module):
         return self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
 
 
+@pytest.mark.parametrize("shape", [(16, 64, 16), (256, 256, 64), (33, 261, 32), (1, 1000, 128)])
+@pytest.mark.parametrize("from_", FORMATS)
+@pytest.mark.parametrize("to", FORMATS)
+@torch.no_grad()
+def test_attention(to: bool, from_: bool, shape: tuple[int, int, int]) -> None:
+    tokens, keys, D = shape
+    q = heads(2, tokens, D, to)
+    k, v = heads(2, keys, D, from_), heads(2, keys, D, to)
+    assert all(_is_dense(t) or t.shape[2] % 4 for t in (q, k, v))
+    y = attention(q, k, v, scale=0.2)
+    assert worst(y, bounded_attention(q.cpu(), k.cpu(), v.cpu(), 0.2)) <= 1.0
+    assert torch.equal(attention(q, k, v, scale=0.2), y), "the same bits again"
+    if to and tokens % 4 == 0:
+        assert y.stride(2) == 1, "the format that q has"
+
+
+def heads(batch: int, tokens: int, D: int, token_adjacent: bool) -> torch.Tensor:
+    """[batch, 3, tokens, D], a view of features or tokens side by side."""
+    y = formatted(torch.randn(batch, tokens, 3 * D, device="cuda"), token_adjacent)
+    return y.unflatten(-1, (3, D)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("tokens", [32, 33])
 @pytest.mark.parametrize("library", [True, False])
 @torch.no_grad()
-def test_a_stack_in_a_graph(library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_in_a_graph(library: bool, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the same layers with nothing feature-major: as far apart as dense ones in float32."""
     monkeypatch.setattr(Layer, "library", library)
     dense = nn.Sequential(*(prepared(Layer(), seed=i) for i in range(3))).cuda()
     sparse = copy.deepcopy(dense)
     st.sparsify_(sparse)
     assert [type(m) for m in (sparse[0].norm1, sparse[2].norm2)] == [FormattedLayerNorm] * 2
-    assert sparse[1].qkv.feature_major == (not library)
+    assert sparse[1].qkv.feature_major
     assert sparse[0].norm2.feature_major and not sparse[2].norm2.feature_major
-    X = torch.randn(2, 33, 64, device="cuda")
+    X = torch.randn(2, tokens, 64, device="cuda")
     sparse(X)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

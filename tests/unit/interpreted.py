@@ -1,5 +1,5 @@
-"""Runs kernels in plain Triton under the interpreter: the walk of gather, turning and normalising,
-or all of tf32x3; prints one JSON line a case.
+"""Runs kernels in plain Triton under the interpreter: the walk of gather, turning, normalising and
+attention, or all of tf32x3; prints one JSON line a case.
 
 A program of its own, because Triton reads ``TRITON_INTERPRET`` when a kernel is defined:
 ``TRITON_INTERPRET=1 python -m tests.unit.interpreted [tf32x3]``.
@@ -19,13 +19,14 @@ import torch
 from sparse_triton import SparseMatrix
 from sparse_triton.build import run_interpreted
 from sparse_triton.device import Device
+from sparse_triton.kernels.attention import Form, attention_source
 from sparse_triton.kernels.gather.kernel import gather_source
 from sparse_triton.kernels.layer_norm import layer_norm_source
 from sparse_triton.kernels.tf32x3.kernel import tf32x3_source
 from sparse_triton.kernels.turned.kernel import turn_source
 from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Epilogue, SpmmProblem
-from tests.bounds import layer_norm, worst
+from tests.bounds import attention, layer_norm, worst
 from tests.support import Bound, draw_config, problem_for, weight, with_operands
 
 EPILOGUES = (
@@ -115,11 +116,38 @@ def norm_cases() -> Iterator[tuple[str, float]]:
             yield f"norm {N}x{K} {feature_major}", ratio
 
 
+def attention_cases() -> Iterator[tuple[str, float]]:
+    """Both formats of everything; one tile and several, filled and not."""
+    for i, (tokens, keys, batch) in enumerate(((16, 64, 1), (5, 70, 2), (33, 9, 1))):
+        for turned in itertools.product((False, True), repeat=2):
+            q, k, v, y = (
+                formatted(torch.randn(batch, 2, n, 16), t)
+                for n, t in ((tokens, turned[0]), (keys, turned[1]), (keys, turned[0]),
+                             (tokens, turned[1]))
+            )  # fmt: skip
+            forms = [
+                Form(t.stride(0), t.stride(1), max(t.stride()[2:]), t.stride(2) == 1)
+                for t in (q, k, v, y)
+            ]
+            source = attention_source(
+                (batch, 2, tokens, 16), keys, (forms[0], forms[1], forms[2], forms[3]),
+                0.3 + i, 90, naive=True,
+            )  # fmt: skip
+            run_interpreted(source, q, y.fill_(float("nan")), k, v)
+            yield f"attend {tokens}x{keys} {turned}", worst(y, attention(q, k, v, 0.3 + i))
+
+
+def formatted(t: torch.Tensor, turned: bool) -> torch.Tensor:
+    return t.mT.contiguous().mT if turned else t
+
+
 if __name__ == "__main__":
     of_tensor_cores = sys.argv[1:] == ["tf32x3"]
     for name, right in () if of_tensor_cores else turned_cases():
         print(json.dumps({"case": name, "ratio": 0.0 if right else 2.0}), flush=True)
     for name, ratio in () if of_tensor_cores else norm_cases():
+        print(json.dumps({"case": name, "ratio": ratio}), flush=True)
+    for name, ratio in () if of_tensor_cores else attention_cases():
         print(json.dumps({"case": name, "ratio": ratio}), flush=True)
     for name, bound in tensor_core_cases() if of_tensor_cores else bound_cases():
         case = f"{name} {bound.plan.config}"

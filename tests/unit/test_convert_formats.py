@@ -75,12 +75,30 @@ class Attends(Three):
 
 
 class Attended(Three):
-    """PyTorch's own attention wants the values of a head adjacent."""
+    """PyTorch's own attention wants the values of a head adjacent; without a fusion it stays."""
 
     def forward(self, x: Tensor) -> Tensor:
         q, v = (y.unflatten(-1, (2, -1)).transpose(1, 2) for y in (self.a(x), self.b(x)))
         y = F.scaled_dot_product_attention(q, q, v)
         return self.c(y.transpose(1, 2).flatten(2))
+
+
+class AttendedAndAdded(Attended):
+    """The forward is rewritten for the residual, and calls our attention, which takes any."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, v = (y.unflatten(-1, (2, -1)).transpose(1, 2) for y in (self.a(x), self.b(x)))
+        y = F.scaled_dot_product_attention(q, q, v, attn_mask=None, is_causal=False)
+        return x + self.c(y.transpose(1, 2).flatten(2))
+
+
+class Causal(Attended):
+    """What our attention cannot do is PyTorch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, v = (y.unflatten(-1, (2, -1)).transpose(1, 2) for y in (self.a(x), self.b(x)))
+        y = F.scaled_dot_product_attention(q, q, v, is_causal=True)
+        return x + self.c(y.transpose(1, 2).flatten(2))
 
 
 class FirstToken(Three):
@@ -119,7 +137,7 @@ def sequence() -> nn.Module:
 CASES: dict[Any, tuple[str, ...]] = {
     Perceptron: ("a", "b"), sequence: ("0", "4"), Gated: ("a", "b"), ReadTwice: ("a", "b"),
     ResidualOfTheInput: ("a",), Normalised: ("a", "b"), Viewed: (), Returned: ("b",), Again: ("b",),
-    Attends: ("a", "b"), Attended: (), FirstToken: ("b",),
+    Attends: ("a", "b"), Attended: (), AttendedAndAdded: ("a", "b"), Causal: (), FirstToken: ("b",),
     Scaled: (),
 }  # fmt: skip
 

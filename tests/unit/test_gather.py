@@ -139,7 +139,7 @@ def interpreted() -> list[dict[str, object]]:
 
 def test_kernel_in_the_interpreter(interpreted: list[dict[str, object]]) -> None:
     """Layouts, epilogues, batches, dtypes, patterns; X with Inf leaves no NaN behind."""
-    assert len(interpreted) == 4 * 6 + 5 + 4 + 6
+    assert len(interpreted) == 4 * 6 + 5 + 4 + 6 + 12
     for found in interpreted:
         # The interpreter rounds to bfloat16 towards zero: twice the error of a GPU.
         limit = 2.0 if "bfloat16" in str(found["case"]) else 1.0
