@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.baselines import matmul_precision
 from benchmarks.fused_models import fuse_relus
+from benchmarks.limit import limited
 from sparse_triton.nn import SparseModule
 
 Forward = Callable[[], torch.Tensor]
@@ -20,28 +21,55 @@ BASELINE = "dense_fp32"
 MODE = "max-autotune-no-cudagraphs"
 
 
-def dense_calls(model: nn.Module, x: torch.Tensor, compiled: bool) -> dict[str, Forward]:
+def dense_calls(model: nn.Module, x: torch.Tensor) -> dict[str, Forward]:
     """Forward passes by name, BatchNorms folded; on a CPU float32 alone: the others are for tensor
     cores. In float32 on a GPU ReLUs are in the convolutions' calls; for the others cuDNN's search
     among fused kernels takes too long.
-
-    compiled  also through ``torch.compile(mode="max-autotune")``, without its own CUDA graphs:
-              every contestant is captured in the same way
     """
-    folded = with_written_attention(fold_batch_norms_(copy.deepcopy(model)), x.is_cuda)
-    fused = fuse_relus(folded) if x.device.type == "cuda" else folded
+    folded = _folded(model, x)
+    fused = fuse_relus(folded) if x.is_cuda else folded
     calls = {BASELINE: forward(fused, x)}
-    if compiled:
-        calls["compiled_fp32"] = forward(torch.compile(folded, mode=MODE), x)
-    if x.device.type != "cuda":
-        return calls
-    wide = channels_last(copy.deepcopy(folded), x)
-    half = channels_last(with_written_attention(copy.deepcopy(folded).half(), False), x.half())
-    calls["dense_tf32"] = forward(*wide, tf32=True)
-    calls["dense_fp16"] = forward(*half)
-    if compiled:
-        calls["compiled_fp16"] = forward(torch.compile(half[0], mode=MODE), half[1])
+    if x.is_cuda:
+        wide = channels_last(copy.deepcopy(folded), x)
+        calls["dense_tf32"] = forward(*wide, tf32=True)
+        calls["dense_fp16"] = forward(*_half(folded, x))
     return calls
+
+
+def compiled_calls(
+    model: nn.Module, x: torch.Tensor, seconds: float
+) -> tuple[dict[str, Forward], dict[str, str]]:
+    """Forward passes through ``torch.compile(mode="max-autotune")``, without its own CUDA graphs:
+    every contestant is captured in the same way. And why one is left out: it was not compiled
+    within ``seconds``, or not at all.
+    """
+    folded = _folded(model, x)
+    contestants = {"compiled_fp32": (folded, x)}
+    if x.is_cuda:
+        contestants["compiled_fp16"] = _half(folded, x)
+    calls, left_out = {}, {}
+    for name, (network, inputs) in contestants.items():
+        call = forward(torch.compile(network, mode=MODE), inputs)
+        try:
+            with limited(seconds) as limit:
+                call()
+        except Exception as e:  # whatever the compiler raises, or wraps the end of the time in
+            words = f"{type(e).__name__}: {e}".partition("\n")[0][:200]
+            left_out[name] = f"not compiled within {seconds:g} s" if limit.over else words
+            torch.compiler.reset()
+        else:
+            calls[name] = call
+    return calls, left_out
+
+
+def _folded(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    """A copy with BatchNorms folded, and attention as it is fastest in float32."""
+    return with_written_attention(fold_batch_norms_(copy.deepcopy(model)), x.is_cuda)
+
+
+def _half(folded: nn.Module, x: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
+    half = with_written_attention(copy.deepcopy(folded).half(), False)
+    return channels_last(half, x.half())
 
 
 def forward(

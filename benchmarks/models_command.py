@@ -25,7 +25,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", default="quick", choices=("off", "quick", "full"))
     parser.add_argument("--trials", type=int, help="measured configurations a problem, at most")
     parser.add_argument("--seconds", type=float, help="of tuning each problem, at most")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes")
+    parser.add_argument(
+        "--compile", type=float, nargs="?", const=120.0, metavar="SECONDS",
+        help="torch.compile too, at most so long for each precision (default: %(const)g)",
+    )  # fmt: skip
     parser.add_argument("--kernels", action="store_true", help="what each kernel takes, on a GPU")
     parser.add_argument(
         "--json", type=Path, metavar="FILE",
@@ -48,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
             print(models_report.latencies([row]), models_report.sizes([row]), "", sep="\n")
             for contestant, kernels in row["kernels"].items():
                 print(contestant, kernel_times.table(kernels), "", sep="\n")
+            for contestant, why in row["left_out"].items():
+                print(f"{contestant}: {why}")
             print(f"seconds: {row['seconds']}\n", flush=True)
             if args.json:
                 result = {"benchmark": "models", "environment": facts, "rows": rows}

@@ -73,8 +73,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Pair:
     """Softmax-weighted sums of each head, products in three of TF32, shares by ``exp2``.
 
     A score is off by at most ``e``: its product, the scaling of its query by a rounded factor, and
-    the roundings of ``exp2`` and its argument. That moves a share by less than exp(2 e), and the sum
-    of shares; the products with v, and the fading of what was summed, add their own roundings.
+    the roundings of ``exp2`` and its argument. That moves a share by a factor of at most exp(2 e);
+    the products with v, and the fading of what was summed, add their own roundings.
     """
     keys, D = k.shape[-2:]
     q, k, v = (t.double() for t in (q, k, v))

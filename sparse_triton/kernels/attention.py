@@ -70,11 +70,7 @@ def attend(  # type: ignore[no-untyped-def]
 @triton.jit
 def places(n, d, step, TURNED: tl.constexpr):  # type: ignore[no-untyped-def]
     """Of tokens n and features d, in a head."""
-    if TURNED:
-        place = n + d * step
-    else:
-        place = n * step + d
-    return place
+    return n + d * step if TURNED else n * step + d
 
 
 @triton.jit
@@ -92,9 +88,9 @@ def attention_source(
 ) -> KernelSource:  # fmt: skip
     """Kernel ``y = softmax(scale * q k^T) v`` of each head.
 
-    Shapes   q and y [batch, heads, tokens, D] (``shape``), k and v [batch, heads, keys, D], float32;
-             D a power of two from 16 to 128; ``forms`` are those of q, k, v and y. k goes in as the
-             launch's ``bias``, v as its ``residual``.
+    Shapes   q and y [batch, heads, tokens, D] (``shape``), k and v [batch, heads, keys, D], all
+             float32; D a power of two from 16 to 128; ``forms`` are those of q, k, v and y. k goes
+             in as the launch's ``bias``, v as its ``residual``.
     Grid     tiles of ``BLOCK`` tokens x heads x batch.
     Program  keys ``KEYS`` at a time; shares are kept relative to the largest score so far.
     Cost     3 * 4 * tokens * keys * D * heads * batch flop on tensor cores; k and v are read once a

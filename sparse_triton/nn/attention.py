@@ -1,4 +1,4 @@
-"""``attention``: ``scaled_dot_product_attention`` between sparse layers, in either memory format."""
+"""``attention``: ``scaled_dot_product_attention`` between sparse layers, in either format."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 
 from benchmarks import models, models_command, models_report, report
 from benchmarks.__main__ import main
-from benchmarks.dense_models import fold_batch_norms_
+from benchmarks.dense_models import compiled_calls, fold_batch_norms_
 from benchmarks.models import OURS, Options, row
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.networks.weights import drawn_pattern, normal_values, set_weight
@@ -50,6 +52,31 @@ def test_a_wrong_result_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SparseLinear, "forward", lambda m, x: right(m, x) * 1.001)
     with pytest.raises(AssertionError, match="small: error"):
         row("small", small(), torch.randn(1, 64, 256), Options(budget=None))
+
+
+def test_compiled_networks_take_part_or_it_is_said_why_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x = small(), torch.randn(1, 64, 256)
+    monkeypatch.setattr(torch, "compile", lambda module, mode: module)  # the search takes minutes
+    calls, left_out = compiled_calls(model, x, seconds=60.0)
+    assert torch.equal(calls["compiled_fp32"](), model(x)) and not left_out
+
+    def endless(module: nn.Module, mode: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def call(x: torch.Tensor) -> torch.Tensor:
+            try:
+                time.sleep(30.0)
+            except TimeoutError as e:
+                raise RuntimeError("the backend failed") from e  # as compilers wrap what they meet
+            return x
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", endless)
+    started = time.monotonic()
+    result = row("small", model, x, Options(budget=None, compiled=0.1))
+    assert result["left_out"] == {"compiled_fp32": "not compiled within 0.1 s"}
+    assert "compiled_fp32" not in result["us"] and time.monotonic() - started < 20.0
 
 
 def test_batch_norms_are_folded_around_sparse_layers_too() -> None:
