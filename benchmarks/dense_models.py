@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.baselines import matmul_precision
+from benchmarks.fast_linears import fastest_linears
 from benchmarks.fused_models import fuse_relus
 from benchmarks.limit import limited
 from sparse_triton.nn import SparseModule
@@ -27,13 +28,19 @@ def dense_calls(model: nn.Module, x: torch.Tensor) -> dict[str, Forward]:
     among fused kernels takes too long.
     """
     folded = _folded(model, x)
-    fused = fuse_relus(folded) if x.is_cuda else folded
-    calls = {BASELINE: forward(fused, x)}
-    if x.is_cuda:
-        wide = channels_last(copy.deepcopy(folded), x)
-        calls["dense_tf32"] = forward(*wide, tf32=True)
-        calls["dense_fp16"] = forward(*_half(folded, x))
-    return calls
+    if not x.is_cuda:
+        return {BASELINE: forward(folded, x)}
+    wide = channels_last(copy.deepcopy(folded), x)
+    return {
+        BASELINE: _fastest(fuse_relus(folded), x),
+        "dense_tf32": _fastest(*wide, tf32=True),
+        "dense_fp16": _fastest(*_half(folded, x)),
+    }
+
+
+def _fastest(model: nn.Module, x: torch.Tensor, tf32: bool = False) -> Forward:
+    with float32_precision(tf32), torch.inference_mode():
+        return forward(fastest_linears(model, x), x, tf32)
 
 
 def compiled_calls(

@@ -22,7 +22,7 @@ def fuse_relus(model: nn.Module) -> nn.Module:
         return model
     graph = fx.Tracer().trace(model)
     for node in list(graph.nodes):
-        if _is_relu(node, modules):
+        if is_relu(node, modules):
             _fuse(graph, node, modules)
     fused = fx.GraphModule(model, graph)
     fused.graph.eliminate_dead_code()
@@ -68,7 +68,7 @@ def _convolution(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Conv2d |
     return None if 1 < conv.groups == conv.in_channels else conv
 
 
-def _is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return isinstance(modules[str(node.target)], nn.ReLU)
     return node.op == "call_function" and node.target in (torch.relu, nn.functional.relu)
