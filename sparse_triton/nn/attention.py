@@ -30,7 +30,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Te
             ``scaled_dot_product_attention``, which does it all but float32 on a GPU without
             gradients: there one kernel reads any of the usual strides and writes the format that q
             has, so that neither the layer before nor the one after turns anything.
-    Error   see ``sparse_triton.kernels.attention.attention_source``: that of float32.
+    Error   see ``sparse_triton.kernels.attention.attention_source``: near that of float32 products.
 
     >>> import torch
     >>> q = torch.zeros(1, 1, 2, 4)
