@@ -21,6 +21,7 @@ from autotune.lab import quiet
 from autotune.timing import interleaved, timer_for
 from benchmarks.contest import verified
 from benchmarks.conv_problems import ConvLayer
+from benchmarks.dense_models import library_convolutions
 from sparse_triton import SparseFilter
 from sparse_triton.choose import choose
 from sparse_triton.config import KernelConfig
@@ -31,7 +32,7 @@ from sparse_triton.problem import ConvProblem
 
 F = torch.nn.functional
 OURS = ("unrolled", "gather")
-LONGEST_COMPILED = 60_000  # non-zeros: beyond, unrolled is left out unless it is the choice
+LONGEST_COMPILED = 20_000  # non-zeros: beyond, unrolled is left out unless it is the choice
 Row = dict[str, Any]
 Contestant = Callable[[], object]
 
@@ -84,9 +85,11 @@ def _problems(layer: ConvLayer, W: SparseFilter) -> list[ConvProblem]:
 
 def _configs(problem: ConvProblem, W: SparseFilter, device: Device) -> dict[str, KernelConfig]:
     """Each family's default where it is legal, and what ``conv2d`` itself would take."""
-    names = OURS if problem.nnz <= LONGEST_COMPILED else ("gather",)
-    configs = {name: CONV_FAMILIES[name].default_config(problem, device) for name in names}
-    configs["conv2d"] = choose(problem, W.matrix.pattern_hash, device).config
+    configs = {name: CONV_FAMILIES[name].default_config(problem, device) for name in OURS}
+    chosen = choose(problem, W.matrix.pattern_hash, device).config
+    if problem.nnz > LONGEST_COMPILED and chosen != configs["unrolled"]:
+        del configs["unrolled"]
+    configs["conv2d"] = chosen
     return {name: c for name, c in configs.items() if why_not(problem, c, device) is None}
 
 
@@ -105,8 +108,8 @@ def _row(layer: ConvLayer, W: SparseFilter, kernels: Kernels) -> Row:
             contestants[name] = lab.call(run)
         if layer.pool is not None:
             contestants["ours_then_pool"] = _then_pool(layer, W, lab, kernels)
-    contestants |= cudnn_calls(layer, W, lab.cases[0].X, lab.cases[0].bias)
-    timings = interleaved([timer_for(c, device) for c in contestants.values()], "cuda")  # type: ignore[arg-type]
+        contestants |= cudnn_calls(layer, W, lab.cases[0].X, lab.cases[0].bias)
+        timings = interleaved([timer_for(c, device) for c in contestants.values()], "cuda")  # type: ignore[arg-type]
     return {
         "layer": layer.name,
         "network": layer.name.partition(" ")[0],
@@ -165,7 +168,7 @@ def _cudnn(
     stride, pool = layer.stride, layer.pool
 
     def call() -> torch.Tensor:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32):
+        with library_convolutions(tf32):
             if pool is None:
                 return F.conv2d(x, w, None, stride, 1)
             y = torch.cudnn_convolution_relu(x, w, bias, (stride,) * 2, (1, 1), (1, 1), 1)

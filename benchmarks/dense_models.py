@@ -92,16 +92,22 @@ def forward(
 
 
 @contextmanager
-def float32_precision(tf32: bool) -> Iterator[None]:
-    """Products and convolutions of float32 in TF32 or not; cuDNN's best algorithm is looked up."""
+def library_convolutions(tf32: bool) -> Iterator[None]:
+    """Convolutions of float32 in TF32 or not; cuDNN's best algorithm is looked up."""
     cudnn: Any = torch.backends.cudnn
     before = cudnn.conv.fp32_precision, cudnn.benchmark
     cudnn.conv.fp32_precision, cudnn.benchmark = ("tf32" if tf32 else "ieee"), True
     try:
-        with matmul_precision("high" if tf32 else "highest"):
-            yield
+        yield
     finally:
         cudnn.conv.fp32_precision, cudnn.benchmark = before
+
+
+@contextmanager
+def float32_precision(tf32: bool) -> Iterator[None]:
+    """Products and convolutions of float32 in TF32 or not."""
+    with library_convolutions(tf32), matmul_precision("high" if tf32 else "highest"):
+        yield
 
 
 class _Tracer(torch.fx.Tracer):

@@ -87,9 +87,7 @@ class Setting:
             if missing := [w for w in wanted if w not in rows]:
                 raise InputError(f"{benchmark}.json in {self.saved} has no rows for {missing}")
             return [rows[w] for w in wanted]
-        # Where ours is the library's convolution, it is that of float32: TF32 is off around all.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-            return conv.run(layers)
+        return conv.run(layers)
 
 
 def saved_rows(folder: Path, benchmark: str) -> list[Row]:
