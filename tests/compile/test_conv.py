@@ -111,6 +111,13 @@ def test_drawn_configurations_do_not_spill(seed: int) -> None:
     assert resources(kernel).spill_bytes == 0
 
 
+@pytest.mark.parametrize("config", UNROLLED, ids=str)
+def test_triton_sees_no_load_for_each_element(config: KernelConfig) -> None:
+    """It would take the square of their number to compile them."""
+    plan, kernel = built(LAYER, config, 90)
+    assert kernel.compiled.asm["ttir"].count("tt.load") <= 2 * shape_of(plan).held_rows
+
+
 def test_no_additions_in_pairs() -> None:
     """Of 16-bit numbers, which LLVM makes where it knows that they suffice: such code was wrong on
     a GPU (see ``stage.opaque``). Its shape, channels-last, staged 666 cells a channel."""

@@ -30,6 +30,12 @@ def put(address, value, mask):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def fetch(p_x, mask):  # type: ignore[no-untyped-def]
+    """Stands in for the load of an element of X."""
+    return tl.load(p_x, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def opaque(x):  # type: ignore[no-untyped-def]
     """Stands in for a move that the compiler does not look into."""
     return x
@@ -77,7 +83,7 @@ def agrees(seed: int) -> tuple[str, bool] | None:
 
 
 if __name__ == "__main__":
-    stage.put, stage.opaque = put, opaque
+    stage.put, stage.fetch, stage.opaque = put, fetch, opaque
     for seed in range(CASES):
         found = agrees(seed)
         if found is not None:
