@@ -72,6 +72,9 @@ class UnrolledConv(Staged):
     name = "unrolled"
     compiles_weight = True
 
+    def space(self, problem: ConvProblem, device: Device) -> Space:
+        return {**super().space(problem, device), "starts": (1, 2, 4, 8)}
+
     def why_not(self, problem: ConvProblem, config: KernelConfig, device: Device) -> str | None:
         return unrolled_why_not(problem, config, device)
 

@@ -149,7 +149,7 @@ def _ran(programs: list[Program], body: int, rank: int, shape: Shape) -> Part:
         sums = np.zeros((shape.block_m, shape.repeat * shape.lanes), dtype=np.float32)
         for chunk, program in enumerate(programs):
             here = cells[rank * len(programs) + chunk]
-            ops = program.bodies[body]
+            ops = program.whole_body(body)
             sums += run_body(ops, _rows(ops, here, shape), shape.block_m)
         return sums.reshape(shape.block_m, shape.repeat, shape.lanes)
 

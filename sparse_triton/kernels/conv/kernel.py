@@ -120,6 +120,7 @@ def conv_unrolled(  # type: ignore[no-untyped-def]
     operands = (
         (i_m * SHAPE.K_blocks + rank) * SHAPE.Gy + thread // SHAPE.lanes,
         shared + thread % SHAPE.lanes * 4,
+        thread // 128 % SHAPE.starts,  # neighbouring warps are on different schedulers
     )
     if DEPENDENT:
         gdc_wait()

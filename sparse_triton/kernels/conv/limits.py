@@ -8,7 +8,7 @@ from sparse_triton.kernels.conv.shape import Shape, gather_shape, unrolled_shape
 from sparse_triton.kernels.conv.tile import ANCHOR_BYTES
 from sparse_triton.kernels.exchange import cluster_why_not
 from sparse_triton.kernels.gather.limits import MAX_PAIRS
-from sparse_triton.kernels.unrolled.limits import MAX_NNZ
+from sparse_triton.kernels.unrolled.limits import MAX_NNZ, SCHEDULERS, WARP
 from sparse_triton.problem import ConvProblem
 
 MAX_THREADS = 1024
@@ -53,12 +53,30 @@ def unrolled_why_not(problem: ConvProblem, config: KernelConfig, device: Device)
         )
     if config.Gy & (config.Gy - 1):
         return f"Gy must be a power of two, got {config.Gy}"
+    reason = _starts_why_not(problem, config)
+    if reason is not None:
+        return reason
     if config.stack != 1:
         return f"stack must be 1: a body is for all rows of its block, got {config.stack}"
     shape = unrolled_shape(problem, config)
     registers = shape.sums + shape.repeat * (config.prefetch + 1) + REGISTERS_BESIDES
     registers += shape.staging if shape.ahead else 0
     return _shape_why_not(shape, config, device, registers)
+
+
+def _starts_why_not(problem: ConvProblem, config: KernelConfig) -> str | None:
+    starts = config.starts
+    if starts & (starts - 1):
+        return f"starts must be a power of two, got {starts}"
+    if starts > 1 and config.Gy > 1:
+        return f"starts={starts} sends all warps round one body, which wants Gy=1, got {config.Gy}"
+    lanes = unrolled_shape(problem, config).lanes
+    if starts > 1 and lanes < starts * SCHEDULERS * WARP:
+        return (
+            f"starts={starts} wants as many warps on each of {SCHEDULERS} schedulers: "
+            f"{starts * SCHEDULERS * WARP} lanes, got {lanes}; use fewer N_blocks or starts"
+        )
+    return None
 
 
 def _problem_why_not(problem: ConvProblem, config: KernelConfig) -> str | None:

@@ -18,6 +18,7 @@ from sparse_triton.kernels.conv.tile import cells_of
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.ops import Fma, Load, Op
 from sparse_triton.kernels.unrolled.schedule import Order, Program, schedule_body, verify
+from sparse_triton.kernels.unrolled.turns import jump, turns
 from sparse_triton.partition import Entries, block_entries, group_entries, partition_rows
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 def conv_programs(plan: Plan[ConvProblem]) -> list[Program]:
     """One program for each chunk that a program stages; its bodies are numbered
-    ``(block * K_blocks + rank) * Gy + group``. A load's ``k`` is a cell of the tile."""
+    ``(block * K_blocks + rank) * Gy + group``; with several starts, each is so many pieces of
+    code. A load's ``k`` is a cell of the tile."""
     config, shape = plan.config, unrolled_shape(plan.problem, plan.config)
     order = Order(prefetch=config.prefetch, row_bytes=0, widen=False)
     rows = partition_rows(plan.csr, shape.block_m, config.row_blocks).rows
@@ -38,29 +40,29 @@ def conv_programs(plan: Plan[ConvProblem]) -> list[Program]:
         for number in range(shape.K_blocks * chunks):
             mine = np.flatnonzero(chunk == number)
             part = Entries(entries.columns[mine], entries.places[mine], entries.values[mine])
-            for group in group_entries(part, shape.Gy):
+            for group in group_entries(part, shape.Gy * shape.pieces):
                 staged = replace(group, columns=cells.cell[group.columns])
                 body = schedule_body(staged, order)
                 verify(body, staged, shape.block_m)
                 bodies[number % chunks].append(body)
-    return [Program(rows, shape.Gy, tuple(b)) for b in bodies]
+    return [Program(rows, shape.Gy, tuple(b), shape.pieces) for b in bodies]
 
 
 def emit_program(program: Program, shape: Shape) -> Asm:
-    """Inputs, in order: body number, shared address of this lane's first point, the sums so far
-    by slot. Outputs: the sums."""
+    """Inputs, in order: body number, shared address of this lane's first point, where this thread
+    starts, the sums so far by slot. Outputs: the sums."""
     operands = Operands()
     sums = [operands.new("=&f") for _ in range(shape.sums)]
-    body, tile = operands.new("r"), operands.new("r")
+    body, tile, start = (operands.new("r") for _ in range(3))
     for i in range(len(sums)):
         operands.new(str(i))  # the sums so far lie where the outputs will
     loads = (op.slot for ops in program.bodies for op in ops if isinstance(op, Load))
     slots = 1 + max(loads, default=0)
-    labels = ", ".join(f"B{i}{UID}" for i in range(len(program.bodies)))
+    labels = [f"B{i}{UID}" for i in range(len(program.bodies))]
+    in_turns = turns(body, start, shape.starts, shape.pieces, labels)
     lines = [
         *(f".reg .f32 x{n}_<{slots}>;" for n in range(shape.repeat)),
-        f"BODIES{UID}: .branchtargets {labels};",
-        f"brx.idx {body}, BODIES{UID};",
+        *(in_turns if shape.starts > 1 else jump(body, labels)),
         *(
             line
             for i, ops in enumerate(program.bodies)
@@ -85,4 +87,4 @@ def _body(
                 for n in range(repeat):
                     acc = sums[place * repeat + n]
                     yield f"fma.rn.f32 {acc}, x{n}_{slot}, {float32(weight)}, {acc};"
-    yield f"bra.uni DONE{UID};"
+    yield f"bra.uni {'NEXT' if shape.starts > 1 else 'DONE'}{UID};"

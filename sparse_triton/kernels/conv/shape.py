@@ -9,6 +9,7 @@ from sparse_triton.config import KernelConfig, ceil_div, next_power_of_two
 from sparse_triton.kernels.conv.tile import Tile, tile_of
 from sparse_triton.kernels.conv.walk import PAIR_BYTES, WARP
 from sparse_triton.kernels.family import Plan
+from sparse_triton.kernels.unrolled.limits import ROUND_BYTES
 from sparse_triton.problem import ConvProblem, Pool
 
 MAX_IN_FLIGHT = 24  # elements of X that a thread holds in registers
@@ -25,6 +26,7 @@ class Shape:
     row_groups  threads a lane has in a program: Gy groups of a thread for ``stack`` places (gather)
                 or for all places (unrolled)
     chunks      of channels, staged one after the other
+    starts      pieces of code at which warps of a scheduler begin, of ``pieces`` (unrolled)
 
     Sums are kept by *slot*, place * repeat + point of a lane. Once partials are added, a program
     holds the slots of ``block_m / K_blocks`` places, ``held`` of them in each thread.
@@ -39,6 +41,8 @@ class Shape:
     channels_last: bool
     batch: int = 0
     depth: int = 1
+    starts: int = 1
+    pieces: int = 1
 
     @property
     def lanes(self) -> int:
@@ -155,7 +159,19 @@ def unrolled_shape(problem: ConvProblem, config: KernelConfig) -> Shape:
     block_m = ceil_div(rows, config.parts) * config.parts
     last = problem.x_layout == "column"
     tile = tile_of(problem, config, config.Gy)
-    return Shape(tile, block_m, config.Gy, config.K_blocks, config.Gy, problem.pool, last)
+    return Shape(
+        tile, block_m, config.Gy, config.K_blocks, config.Gy, problem.pool, last,
+        starts=config.starts, pieces=_pieces(problem, config, tile),
+    )  # fmt: skip
+
+
+def _pieces(problem: ConvProblem, config: KernelConfig, tile: Tile) -> int:
+    """Of the code for a chunk: as many rounds as leave each short enough, ``starts`` a round."""
+    if config.starts == 1:
+        return 1
+    products = problem.nnz // (config.M_blocks * config.K_blocks * tile.chunks)
+    bytes_ = 16 * config.repeat * (products + tile.channels * problem.R * problem.S)
+    return config.starts * max(1, round(bytes_ / ROUND_BYTES))
 
 
 def shape_of(plan: Plan[ConvProblem]) -> Shape:
