@@ -15,6 +15,7 @@ from benchmarks.baselines import matmul_precision
 from benchmarks.fast_linears import fastest_linears
 from benchmarks.fused_models import fuse_relus
 from benchmarks.limit import limited
+from benchmarks.networks.transformer import EncoderLayer
 from sparse_triton.nn import SparseModule
 
 Forward = Callable[[], torch.Tensor]
@@ -75,7 +76,7 @@ def _folded(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 
 def _half(folded: nn.Module, x: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
-    half = with_written_attention(copy.deepcopy(folded).half(), False)
+    half = with_written_attention(copy.deepcopy(folded), False).half()
     return channels_last(half, x.half())
 
 
@@ -134,8 +135,8 @@ def fold_batch_norms_(model: nn.Module) -> nn.Module:
 def with_written_attention(model: nn.Module, written: bool) -> nn.Module:
     """The faster form for the precision, see ``networks.transformer``."""
     for module in model.modules():
-        if hasattr(module, "written_attention"):
-            module.written_attention = written
+        if isinstance(module, EncoderLayer):
+            module.write_attention(written)
     return model
 
 

@@ -71,3 +71,14 @@ def test_calibration_normalises_and_freezes() -> None:
     y = calibrate(model, x)(x)
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     assert abs(float(y.mean())) < 0.01 and abs(float(y.std()) - 1) < 0.02
+
+
+@torch.no_grad()
+def test_attention_written_out_is_the_same() -> None:
+    layer, x = EncoderLayer().eval(), torch.randn(2, 5, 512)
+    weight, library = layer.qkv.weight.clone(), layer(x)
+    layer.write_attention(True)
+    layer.write_attention(True)
+    torch.testing.assert_close(layer(x), library)
+    layer.write_attention(False)
+    assert torch.equal(layer.qkv.weight, weight) and torch.equal(layer(x), library)
