@@ -26,6 +26,7 @@ from triton.compiler import ASTSource, CompiledKernel, make_backend
 from triton.errors import TritonError
 from triton.runtime.driver import driver
 
+from sparse_triton.carveout import prefer_cache
 from sparse_triton.errors import BuildError
 from sparse_triton.kernel import Kernel, Run
 
@@ -44,6 +45,7 @@ class KernelSource:
              ``bias_aligned`` says so
     grid     programs along the three axes
     window_bytes  shared memory that the kernel's own PTX uses beyond what it declares
+    cached   whether it reads the same lines of x again and again, through the L1 cache
     cluster  programs that share memory, neighbours along the first axis, which has ``cluster``
              programs for each of the grid's
     """
@@ -59,6 +61,7 @@ class KernelSource:
     window_bytes: int = 0
     cluster: int = 1
     bias_aligned: bool = False
+    cached: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,8 @@ class TritonKernel:
         """Load the code, upload the arrays, and return the launch: about 5 us of host time."""
         with torch.cuda.device(device):
             loaded = _load(self.compiled, device, self.source.window_bytes)
+            if self.source.cached:
+                prefer_cache(loaded, self.source.num_warps, device)
             arrays = [_upload(a, device) for a in self.source.arrays.values()]
         return _launcher(self, loaded, arrays)
 

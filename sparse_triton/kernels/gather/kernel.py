@@ -147,4 +147,5 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
         ),
         num_warps=threads // 32,
         options={"launch_pdl": dependent},
+        cached=True,
     )
