@@ -13,13 +13,24 @@ from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.tf32x3.limits import BLOCK_K, tile_of, warps_of
 from sparse_triton.kernels.tf32x3.split import halves_for
 
+# The products of a step may still read X's upper halves from registers when the next step begins to
+# write there: Triton waits for them only after its own first product. They end here instead, and X
+# passes through, so that nothing made of it comes before.
+PACK = 8  # elements of a thread: the fewest that a tile's X leaves it
+ENDED = tl.constexpr(
+    "wgmma.wait_group.sync.aligned 0; "
+    + " ".join(f"mov.b32 ${i}, ${i + PACK};" for i in range(PACK))
+)
+ENDED_CONSTRAINTS = tl.constexpr(",".join(["=f"] * PACK + ["f"] * PACK))
+ENDED_PACK = tl.constexpr(PACK)
+
 
 @triton.jit
 def spmm_tf32x3(  # type: ignore[no-untyped-def]
     x, y, bias, residual, high, low, M, N, K, stride_wm,
     X_ROW: tl.constexpr, Y_ROW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    COLUMNS_FASTEST: tl.constexpr, DEPENDENT: tl.constexpr,
+    COLUMNS_FASTEST: tl.constexpr, DEPENDENT: tl.constexpr, IN_FLIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     i_m = tl.program_id(1 if COLUMNS_FASTEST else 0)
@@ -51,6 +62,10 @@ def spmm_tf32x3(  # type: ignore[no-untyped-def]
         x_k = tl.load(p_x + o_k * (N if X_ROW else 1) + o_x, mask=mask, other=0.0)
         w_high = tl.load(high + (p_w + o_k) + o_w)
         w_low = tl.load(low + (p_w + o_k) + o_w)
+        if IN_FLIGHT:
+            x_k = tl.inline_asm_elementwise(
+                ENDED, ENDED_CONSTRAINTS, [x_k], tl.float32, is_pure=True, pack=ENDED_PACK
+            )
         x_high = upper_half(x_k)
         x_low = x_k - x_high
         small = tl.dot(x_low, w_high, small, input_precision="tf32")
@@ -116,6 +131,7 @@ def tf32x3_source(plan: Plan) -> KernelSource:
             "STAGES": config.prefetch,
             "COLUMNS_FASTEST": config.fastest == "columns",
             "DEPENDENT": dependent,
+            "IN_FLIGHT": plan.device.arch // 10 == 9,
             "HAS_BIAS": epilogue.bias,
             "HAS_RESIDUAL": epilogue.residual,
             "ACTIVATION": epilogue.activation,
