@@ -19,20 +19,22 @@ from benchmarks.networks.transformer import EncoderLayer
 from sparse_triton.nn import SparseModule
 
 Forward = Callable[[], torch.Tensor]
-BASELINE = "dense_fp32"
+BASELINE, PLAIN = "dense_fp32", "plain_fp32"
 MODE = "max-autotune-no-cudagraphs"
 
 
 def dense_calls(model: nn.Module, x: torch.Tensor) -> dict[str, Forward]:
     """Forward passes by name, BatchNorms folded; on a CPU float32 alone: the others are for tensor
-    cores. In float32 on a GPU ReLUs are in the convolutions' calls; for the others cuDNN's search
-    among fused kernels takes too long.
+    cores. On a GPU each Linear is its fastest call, and in float32 ReLUs are in the convolutions'
+    calls: for the others cuDNN's search among fused kernels takes too long. Plain float32 is the
+    layers as PyTorch runs them.
     """
     folded = _folded(model, x)
     if not x.is_cuda:
         return {BASELINE: forward(folded, x)}
     wide = channels_last(copy.deepcopy(folded), x)
     return {
+        PLAIN: forward(folded, x),
         BASELINE: _fastest(fuse_relus(folded), x),
         "dense_tf32": _fastest(*wide, tf32=True),
         "dense_fp16": _fastest(*_half(folded, x)),

@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dense_models import BASELINE
+from benchmarks.dense_models import BASELINE, PLAIN
 from benchmarks.models import OURS
 
 Row = dict[str, Any]
 COLUMNS = {
+    PLAIN: "plain fp32",
     BASELINE: "dense fp32",
     "dense_tf32": "TF32",
     "dense_fp16": "fp16",
@@ -20,8 +21,8 @@ COLUMNS = {
 }
 HATCHES = {"compiled_fp32": "//", "compiled_fp16": "\\\\"}
 COLOURS = {
-    "dense_tf32": "0.7", "dense_fp16": "0.5", "compiled_fp32": "0.85", "compiled_fp16": "0.6",
-    OURS: "black",
+    PLAIN: "white", "dense_tf32": "0.7", "dense_fp16": "0.5", "compiled_fp32": "0.85",
+    "compiled_fp16": "0.6", OURS: "black",
 }  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from sparse_triton.config import ceil_div
 from sparse_triton.kernels.columns import has_dependent_launch
 from sparse_triton.kernels.tf32x3.kernel import upper_half
 
-BLOCK, KEYS, WARPS, STAGES = 16, 64, 8, 3
+BLOCK, WARPS = 16, 8
+KEYS = {32: 128, 64: 128, 128: 64}  # at a time, by features of a head
 LOG2_E = 1.4426950408889634
 
 
@@ -33,7 +34,7 @@ def attend(  # type: ignore[no-untyped-def]
     k_batch, k_head, k_step, v_batch, v_head, v_step,
     X_TURNED: tl.constexpr, Y_TURNED: tl.constexpr, K_TURNED: tl.constexpr, V_TURNED: tl.constexpr,
     FACTOR: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,
-    STAGES: tl.constexpr, DEPENDENT: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     if DEPENDENT:
@@ -51,7 +52,7 @@ def attend(  # type: ignore[no-untyped-def]
     most = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     acc = tl.zeros([BLOCK, D], tl.float32)
-    for i in tl.range(0, N_KEYS, KEYS, num_stages=STAGES):
+    for i in tl.range(0, N_KEYS, KEYS, num_stages=1):
         there = o_k < N_KEYS - i
         keys = tl.load(p_k + i * (1 if K_TURNED else k_step), mask=there[None, :], other=0.0)
         values = tl.load(p_v + i * (1 if V_TURNED else v_step), mask=there[:, None], other=0.0)
@@ -89,10 +90,11 @@ def attention_source(
     """Kernel ``y = softmax(scale * q k^T) v`` of each head.
 
     Shapes   q and y [batch, heads, tokens, D] (``shape``), k and v [batch, heads, keys, D], all
-             float32; D a power of two from 16 to 128; ``forms`` are those of q, k, v and y. k goes
-             in as the launch's ``bias``, v as its ``residual``.
+             float32; D is 32, 64 or 128; ``forms`` are those of q, k, v and y. k goes in as the
+             launch's ``bias``, v as its ``residual``.
     Grid     tiles of ``BLOCK`` tokens x heads x batch.
-    Program  keys ``KEYS`` at a time; shares are kept relative to the largest score so far.
+    Program  keys ``KEYS`` at a time, not loaded ahead: shared memory of more than 48 KB would cost
+             the kernels after it their L1 cache. Shares are relative to the largest score so far.
     Cost     3 * 4 * tokens * keys * D * heads * batch flop on tensor cores; k and v are read once a
              tile of tokens.
     Error    with e = gamma(5 D + 13) * max over keys of scale * |q| |k| + 2**-21 (1 + max |score|):
@@ -120,8 +122,7 @@ def attention_source(
             "FACTOR": scale * LOG2_E,
             "D": features,
             "BLOCK": BLOCK,
-            "KEYS": KEYS,
-            "STAGES": STAGES,
+            "KEYS": KEYS[features],
             "DEPENDENT": dependent,
             "HAS_BIAS": True,
             "HAS_RESIDUAL": True,

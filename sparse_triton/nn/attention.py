@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sparse_triton.kernels.attention import Form
 
 Tensor = torch.Tensor
-FEATURES = (16, 32, 64, 128)
+FEATURES = (32, 64, 128)
 MOST_KEYS = 1024  # as far as it was measured
 FIRST_ARCH = 80  # with TF32
 

@@ -88,7 +88,9 @@ class Layer(nn.Module):
         return self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
 
 
-@pytest.mark.parametrize("shape", [(16, 64, 16), (256, 256, 64), (33, 261, 32), (1, 1000, 128)])
+@pytest.mark.parametrize(
+    "shape", [(16, 64, 16), (16, 128, 32), (256, 256, 64), (33, 261, 32), (1, 1000, 128)]
+)
 @pytest.mark.parametrize("from_", FORMATS)
 @pytest.mark.parametrize("to", FORMATS)
 @torch.no_grad()

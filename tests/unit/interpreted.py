@@ -118,10 +118,10 @@ def norm_cases() -> Iterator[tuple[str, float]]:
 
 def attention_cases() -> Iterator[tuple[str, float]]:
     """Both formats of everything; one tile and several, filled and not."""
-    for i, (tokens, keys, batch) in enumerate(((16, 64, 1), (5, 70, 2), (33, 9, 1))):
+    for i, (tokens, keys, batch) in enumerate(((16, 128, 1), (5, 130, 2), (33, 9, 1))):
         for turned in itertools.product((False, True), repeat=2):
             q, k, v, y = (
-                formatted(torch.randn(batch, 2, n, 16), t)
+                formatted(torch.randn(batch, 2, n, 32), t)
                 for n, t in ((tokens, turned[0]), (keys, turned[1]), (keys, turned[0]),
                              (tokens, turned[1]))
             )  # fmt: skip
@@ -130,7 +130,7 @@ def attention_cases() -> Iterator[tuple[str, float]]:
                 for t in (q, k, v, y)
             ]
             source = attention_source(
-                (batch, 2, tokens, 16), keys, (forms[0], forms[1], forms[2], forms[3]),
+                (batch, 2, tokens, 32), keys, (forms[0], forms[1], forms[2], forms[3]),
                 0.3 + i, 90, naive=True,
             )  # fmt: skip
             run_interpreted(source, q, y.fill_(float("nan")), k, v)
