@@ -44,6 +44,11 @@ def test_rounds_one_after_the_other_each_from_the_own_chunk_on() -> None:
     assert visited(0, 1, 2, 4, 1) == [1, 0, 3, 2]
 
 
+def test_the_last_round_is_followed_by_the_first() -> None:
+    assert visited(1, 4 + 1, 4, 8, 2) == [13, 14, 15, 12, 9, 10, 11, 8]
+    assert visited(0, 4, 2, 6, 2) == [4, 5, 0, 1, 2, 3]
+
+
 def test_a_round_fits_an_instruction_cache() -> None:
     assert chunks_of(PROBLEM, replace(CONFIG, starts=1)) == 1
     assert chunks_of(PROBLEM, CONFIG) == 4 * 4  # 59 KiB of code
@@ -102,9 +107,7 @@ def test_every_chunk_counts_from_the_pointer_again() -> None:
     ("config", "reason"),
     [
         ({"starts": 3}, "starts must be a power of two, got 3"),
-        ({"Gy": 2, "N_blocks": 64}, "wants Gy=1, got 2; use starts=1"),
-        ({"K_blocks": 2}, "wants K_blocks=1, got 2; use starts=1"),
-        ({"sync_every": 128}, "wants sync_every=0, got 128; use starts=1"),
+        ({"sync_every": 128}, "sync_every must be 0, got 128; use starts=1"),
         ({"N_blocks": 32}, "512 lanes, got 256; use fewer N_blocks or starts"),
     ],
 )

@@ -84,10 +84,9 @@ class Unrolled(Family):
         return config
 
     def build(self, plan: Plan) -> Kernel:
-        from sparse_triton.build import compile_kernel
-        from sparse_triton.kernels.unrolled.kernel import unrolled_source
+        from sparse_triton.kernels.unrolled.pieces import build
 
-        return compile_kernel(unrolled_source(plan), plan.device.arch)
+        return build(plan)
 
     def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
         return interpret(unrolled_program(plan), X)

@@ -86,8 +86,8 @@ def chunks_of(problem: SpmmProblem, config: KernelConfig) -> int:
     """Chunks of a body: as many rounds as leave each short enough, ``starts`` chunks a round."""
     if config.starts == 1:
         return 1
-    products = problem.nnz // config.M_blocks
-    bytes_ = 16 * config.vector * (products + problem.K)
+    instructions = (problem.nnz // config.M_blocks + problem.K) // config.parts
+    bytes_ = 16 * config.vector * instructions
     return config.starts * max(1, round(bytes_ / ROUND_BYTES))
 
 
@@ -147,12 +147,11 @@ def _starts_why_not(config: KernelConfig, lanes: int) -> str | None:
         return None
     if starts & (starts - 1):
         return f"starts must be a power of two, got {starts}"
-    for name, value in (("Gy", 1), ("K_blocks", 1), ("sync_every", 0)):
-        if getattr(config, name) != value:
-            return (
-                f"starts={starts} sends the warps of a body round all of K, which wants "
-                f"{name}={value}, got {getattr(config, name)}; use starts=1"
-            )
+    if config.sync_every:
+        return (
+            f"starts={starts} sends the warps of a body to different places, barriers would wait "
+            f"for ever: sync_every must be 0, got {config.sync_every}; use starts=1"
+        )
     if lanes < starts * SCHEDULERS * WARP:
         return (
             f"starts={starts} wants as many warps on each of {SCHEDULERS} schedulers: "

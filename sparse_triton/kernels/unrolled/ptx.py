@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -48,6 +49,18 @@ from sparse_triton.kernels.unrolled.schedule import Program
 from sparse_triton.kernels.unrolled.turns import jump, turns
 from sparse_triton.pattern import Int32
 
+Place = Literal["alone", "first", "later"]
+
+# What a kernel does before it reads X and before it stores, by its place among the pieces of one
+# program. All but the first begin while the one before still runs: X is complete by then, which the
+# fence makes visible, and no piece is over before the one before it.
+BEGIN: dict[Place, tuple[str, ...]] = {
+    "alone": (LAUNCH_DEPENDENTS, WAIT_FOR_INPUTS),
+    "first": (WAIT_FOR_INPUTS, LAUNCH_DEPENDENTS),
+    "later": ("fence.acq_rel.gpu;", LAUNCH_DEPENDENTS),
+}
+END: dict[Place, tuple[str, ...]] = {"alone": (), "first": (), "later": (WAIT_FOR_INPUTS,)}
+
 
 @dataclass(frozen=True)
 class Spelling:
@@ -56,6 +69,7 @@ class Spelling:
     row_bytes  distance between rows of X
     exchange   how the partials of bodies become sums
     starts     chunks of a round, see ``turns``
+    place      of the kernel among the pieces of a program, see ``pieces``
     """
 
     columns: Columns
@@ -63,6 +77,10 @@ class Spelling:
     exchange: Exchange
     dependent_launch: bool
     starts: int = 1
+    place: Place = "alone"
+
+    def when_dependent(self, lines: dict[Place, tuple[str, ...]]) -> tuple[str, ...]:
+        return lines[self.place] if self.dependent_launch else ()
 
 
 def emit(program: Program, spelling: Spelling) -> Asm:
@@ -77,7 +95,7 @@ def emit(program: Program, spelling: Spelling) -> Asm:
         *begin(spelling.exchange.K_blocks),
         *_declare(program, spelling),
         f"mov.b64 p, {pointer};",
-        *([LAUNCH_DEPENDENTS, WAIT_FOR_INPUTS] if spelling.dependent_launch else []),
+        *spelling.when_dependent(BEGIN),
         *_jump(program, spelling, body, start),
         *(
             line
@@ -85,6 +103,7 @@ def emit(program: Program, spelling: Spelling) -> Asm:
             for line in _body(i, ops, spelling, pointer)
         ),
         f"DONE{UID}:",
+        *spelling.when_dependent(END),
         *_exchange(spelling.exchange, body, lane),
     ]
     lines += [f"mov.f32 {out}, {acc};" for out, acc in zip(outputs, held, strict=True)]
