@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from sparse_triton.build import TritonKernel, resources, sass
+from sparse_triton.build import TritonKernel, parts_of, resources, sass
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels.family import Plan
+from sparse_triton.kernels.unrolled import pieces
 from sparse_triton.kernels.unrolled.ops import Load
 from sparse_triton.kernels.unrolled.schedule import Program, unrolled_program
 from sparse_triton.numerics import fits_half
@@ -188,3 +189,43 @@ def test_float16_sums_take_one_instruction_for_two_columns(vector: int, Gy: int)
     assert len(products) == W.nnz * vector // 2
     assert not re.search(r"\bFFMA\b", code)
     assert resources(kernel).spill_bytes == 0
+
+
+def test_loads_stay_where_they_were_written() -> None:
+    """``prefetch`` columns ahead of their use; optimised, ptxas moves these to 21 instructions
+    before it (median)."""
+    W = weight("random", 256, 512, 0.05, seed=3)
+    problem = problem_for(W, 8192)
+    config = KernelConfig("unrolled", 4, 16, prefetch=16, row_blocks="even_nnz")
+    plan = plan_spmm(problem, config, W.csr, Device.virtual_cuda(90))
+    kernel = plan.family.build(plan)
+    assert isinstance(kernel, TritonKernel)
+    ahead = distances(sass(kernel))
+    a_column = W.nnz / len(ahead) + 1
+    assert np.median(ahead) > 0.8 * config.prefetch * a_column
+
+
+def distances(code: str) -> list[int]:
+    """Instructions from each load of a float to the first that uses it."""
+    pending: dict[str, int] = {}
+    found = []
+    for i, line in enumerate(re.findall(r"\*/ +(?:@!?U?P\d+ )?([A-Z].*?) ;", code)):
+        operands = re.findall(r"\bR\d+\b", line)
+        if line.startswith("LDG") and operands:
+            pending[operands[0]] = i
+        else:
+            found += [i - pending.pop(r) for r in operands[1:] if r in pending]
+    return found
+
+
+def test_pieces_hold_the_program_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    W = weight("ragged", 100, 80, 0.2, seed=5)
+    monkeypatch.setattr(pieces, "LONGEST_PIECE", W.nnz // 3 + 1)
+    plan = plan_spmm(
+        problem_for(W, 512), KernelConfig("unrolled", 6, 8), W.csr, Device.virtual_cuda(90)
+    )
+    parts = parts_of(plan.family.build(plan))
+    assert len(parts) == 3
+    assert sum(len(re.findall(r"\bFFMA\b", sass(part))) for part in parts) == W.nnz
+    codes = [sass(part) for part in parts]
+    assert ["CCTL.IVALL" in code for code in codes] == [False, True, True]  # X out of L1
