@@ -196,7 +196,7 @@ def test_loads_stay_where_they_were_written() -> None:
     before it (median)."""
     W = weight("random", 256, 512, 0.05, seed=3)
     problem = problem_for(W, 8192)
-    config = KernelConfig("unrolled", 4, 16, prefetch=16, row_blocks="even_nnz")
+    config = KernelConfig("unrolled", 4, 16, starts=4, prefetch=16, row_blocks="even_nnz")
     plan = plan_spmm(problem, config, W.csr, Device.virtual_cuda(90))
     kernel = plan.family.build(plan)
     assert isinstance(kernel, TritonKernel)

@@ -44,11 +44,6 @@ def test_rounds_one_after_the_other_each_from_the_own_chunk_on() -> None:
     assert visited(0, 1, 2, 4, 1) == [1, 0, 3, 2]
 
 
-def test_the_last_round_is_followed_by_the_first() -> None:
-    assert visited(1, 4 + 1, 4, 8, 2) == [13, 14, 15, 12, 9, 10, 11, 8]
-    assert visited(0, 4, 2, 6, 2) == [4, 5, 0, 1, 2, 3]
-
-
 def test_a_round_fits_an_instruction_cache() -> None:
     assert chunks_of(PROBLEM, replace(CONFIG, starts=1)) == 1
     assert chunks_of(PROBLEM, CONFIG) == 4 * 4  # 59 KiB of code

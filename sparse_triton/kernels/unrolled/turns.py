@@ -3,9 +3,7 @@
 A warp that runs code for the first time waits for every line of it, one after the other. Here the
 warps of one scheduler begin at different chunks of a round and go round it: all of them fetch at
 the same time, each another chunk, and find the rest in the scheduler's instruction cache. Then
-comes the next round. The schedulers begin in different rounds, so that each fetches from memory
-what the others find in the multiprocessor's cache. The order of a sum follows from its column
-alone.
+comes the next round. The order of a sum follows from its column alone.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ def jump(index: str, labels: list[str]) -> Iterator[str]:
 
 
 def turns(body: str, start: str, starts: int, chunks: int, labels: list[str]) -> Iterator[str]:
-    """Go to chunk ``start`` of ``body``; from NEXT, where chunks come back to, to the one after;
-    when all were run, to DONE. ``chunks`` is a multiple of ``starts``, a power of two."""
-    yield ".reg .b32 chunk, left, rest, end;"
+    """Go to chunk ``start`` of the first round of ``body``; from NEXT, where chunks come back to,
+    to the one after; from the last one to DONE. ``chunks`` is a multiple of ``starts``, a power
+    of two."""
+    yield ".reg .b32 chunk, left, rest;"
     yield ".reg .pred over;"
-    yield f"mad.lo.u32 end, {body}, {chunks}, {chunks};"
     yield f"mad.lo.u32 chunk, {body}, {chunks}, {start};"
     yield f"mov.b32 left, {chunks};"
     yield f"bra.uni CHUNK{UID};"
@@ -40,7 +38,5 @@ def turns(body: str, start: str, starts: int, chunks: int, labels: list[str]) ->
         yield f"and.b32 rest, {count}, {starts - 1};"
         yield "setp.eq.u32 over, rest, 0;"
         yield f"@over {step}.u32 chunk, chunk, {starts};"
-    yield "setp.ge.u32 over, chunk, end;"  # past the last round: to the first
-    yield f"@over sub.u32 chunk, chunk, {chunks};"
     yield f"CHUNK{UID}:"
     yield from jump("chunk", labels)
