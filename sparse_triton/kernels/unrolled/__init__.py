@@ -23,6 +23,7 @@ from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.exchange import cluster_sizes, cluster_why_not
 from sparse_triton.kernels.family import Family, Plan, Space
+from sparse_triton.kernels.unrolled.estimate import SHORT_ROWS, filled, in_turns
 from sparse_triton.kernels.unrolled.interpreter import interpret
 from sparse_triton.kernels.unrolled.limits import problem_why_not, resources_why_not, shape_why_not
 from sparse_triton.kernels.unrolled.schedule import unrolled_program
@@ -65,7 +66,10 @@ class Unrolled(Family):
         """Fitted to measurements (``benchmarks/NOTES.md``); 16-bit inputs take two columns a lane
         and half the rows."""
         columns = problem.N * problem.batch
-        if columns >= MANY_COLUMNS:
+        turns = in_turns(problem, device)
+        if turns is not None:
+            config = turns[1]
+        elif columns >= MANY_COLUMNS:
             config = _many_columns(problem, device)
         elif columns >= SOME_COLUMNS and problem.nnz > LONG_PROGRAMS:
             config = _some_columns(problem, device)
@@ -84,9 +88,10 @@ class Unrolled(Family):
         return config
 
     def build(self, plan: Plan) -> Kernel:
-        from sparse_triton.kernels.unrolled.pieces import build
+        from sparse_triton.kernels.unrolled.pieces import piece_sources
+        from sparse_triton.launches import compile_in_turn
 
-        return build(plan)
+        return compile_in_turn(piece_sources(plan), plan.device.arch)
 
     def reference(self, plan: Plan, X: NDArray[np.float32]) -> NDArray[np.float32]:
         return interpret(unrolled_program(plan), X)
@@ -133,7 +138,7 @@ class _Shape:
 
 def _many_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
     """64 rows, because each row block reads X again; neighbours share code."""
-    if problem.nnz <= 16 * problem.M:
+    if problem.nnz <= SHORT_ROWS * problem.M:
         shape = _short_rows(problem)
     elif problem.nnz <= LONG_PROGRAMS:
         shape = _long_rows(problem, device)
@@ -162,22 +167,15 @@ def _short_rows(problem: SpmmProblem) -> _Shape:
 
 def _long_rows(problem: SpmmProblem, device: Device) -> _Shape:
     """A multiprocessor runs 24 warps of 64 rows. Their code is fetched once for many warps where
-    whole waves of large programs fill the device or X comes from memory; else twice as many
-    streams fetch it, or four times as many where there are few programs."""
+    X comes from memory; else twice as many streams fetch it, or four times as many where there are
+    few programs."""
     N, batch, M_blocks = problem.N, problem.batch, ceil_div(problem.M, 64)
     if problem.x_itemsize == 2:
         return _Shape(128, Gy=2)
     if M_blocks == 1:
         return _Shape(32, Gy=4)
-    if _filled(N, 512) and _filled(M_blocks * ceil_div(N, 512) * batch, device.cores):
-        return _Shape(512, starts=4, prefetch=16)
     if M_blocks * ceil_div(N, 128) * batch < 2 * device.cores:
         return _Shape(64, rows=43, Gy=4)
-    if _filled(N, 256) and problem.K * N * batch * problem.x_itemsize >= LARGE_X_BYTES:
+    if filled(N, 256) and problem.K * N * batch * problem.x_itemsize >= LARGE_X_BYTES:
         return _Shape(256, starts=2, prefetch=16)
     return _Shape(128, Gy=2)
-
-
-def _filled(count: int, unit: int) -> bool:
-    """Whether at most a tenth of the last unit and all before it is empty."""
-    return count >= 0.9 * unit * ceil_div(count, unit)

@@ -7,50 +7,17 @@ so that multiprocessors do not wait for the last program of each.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import torch
 
-from sparse_triton.build import KernelSource, TritonKernel, compile_kernel
-from sparse_triton.kernel import Kernel, Run
+from sparse_triton.build import KernelSource
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.kernel import source_of
 from sparse_triton.kernels.unrolled.schedule import Program, unrolled_program
 
 LONGEST_PIECE = 30_000  # products: some four seconds of assembling
-
-
-@dataclass(frozen=True, eq=False)
-class Pieces:
-    """One launch a piece; each row block is one piece's."""
-
-    parts: tuple[TritonKernel, ...]
-
-    def bind(self, device: torch.device) -> Run:
-        runs = [part.bind(device) for part in self.parts]
-
-        def run(
-            X: torch.Tensor,
-            Y: torch.Tensor,
-            bias: torch.Tensor | None,
-            residual: torch.Tensor | None,
-        ) -> None:
-            for one in runs:
-                one(X, Y, bias, residual)
-
-        return run
-
-
-def build(plan: Plan) -> Kernel:
-    """The plan's kernel, or its pieces, compiled on as many cores as there are."""
-    sources = piece_sources(plan)
-    with ThreadPoolExecutor(min(len(sources), os.cpu_count() or 1)) as threads:
-        parts = tuple(threads.map(lambda source: compile_kernel(source, plan.device.arch), sources))
-    return parts[0] if len(parts) == 1 else Pieces(parts)
 
 
 def piece_sources(plan: Plan) -> list[KernelSource]:
