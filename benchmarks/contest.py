@@ -64,9 +64,10 @@ def configs_of(
     ``spmm`` takes untuned and with what is stored, and with everything in float16."""
     problem, half = case.problem(W.nnz), case.problem(W.nnz, "float16")
     configs = {name: FAMILIES[name].default_config(problem, device) for name in options.families}
-    if W.nnz > QUICKLY_COMPILED and case.N < MANY_COLUMNS:  # long to compile, and never near
-        configs.pop("unrolled", None)
     configs["untuned"] = default_config(problem, device)
+    long = W.nnz > QUICKLY_COMPILED and case.N < MANY_COLUMNS
+    if long and configs["untuned"].kernel != "unrolled":  # long to compile, and not near
+        configs.pop("unrolled", None)
     configs["spmm"] = choose(problem, W.pattern_hash, device).config
     legal = {n: c for n, c in configs.items() if why_not(problem, c, device) is None}
     if options.half:

@@ -7,11 +7,16 @@ from sparse_triton.device import Device
 from sparse_triton.kernels import families_of
 from sparse_triton.kernels.conv.families import SHORT_PROGRAMS as SHORT_CONV
 from sparse_triton.kernels.conv.families import SOME_PIXELS
+from sparse_triton.kernels.tf32x3.estimate import tensor_cores_us
+from sparse_triton.kernels.unrolled.estimate import in_turns
 from sparse_triton.plan import why_not
 from sparse_triton.problem import MANY_COLUMNS, ConvProblem, Problem, SpmmProblem
 
 # Non-zeros an untuned call may compile into a program: about ten seconds, once.
 QUICKLY_COMPILED = 40_000
+
+# Where its programs take turns, in two pieces assembled side by side.
+COMPILED_IN_PIECES = 60_000
 
 # Of a convolution about twenty, because gather then takes 1.5 times as long.
 COMPILED_CONV = 60_000
@@ -78,6 +83,8 @@ def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
     columns = problem.N * problem.batch
     if _in_16_bits(problem):
         return (*_gathered(columns), "dense") if _half_pays(problem) else ("dense",)
+    if _takes_turns(problem, device):
+        return ("unrolled", *_gathered(columns), "dense")
     outputs = problem.M * columns
     few_enough = problem.nnz <= QUICKLY_COMPILED and problem.sparsity >= 0.75
     short = problem.nnz <= LONG_ROWS * problem.M or not _tensor_cores_pay(problem, device)
@@ -88,6 +95,15 @@ def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
     if columns >= TENSOR_CORE_COLUMNS and _tensor_cores_pay(problem, device):
         return ("tf32x3", "dense")
     return (*_gathered(columns), "dense") if problem.sparsity >= 0.6 else ("dense",)
+
+
+def _takes_turns(problem: SpmmProblem, device: Device) -> bool:
+    """Whether programs that fill the device, a multiprocessor each, take less than dense tiles on
+    tensor cores would."""
+    found = in_turns(problem, device)
+    if found is None or problem.sparsity < 0.75 or problem.nnz > COMPILED_IN_PIECES:
+        return False
+    return not _tensor_cores_pay(problem, device) or found[0] < tensor_cores_us(problem, device)
 
 
 def _tensor_cores_pay(problem: SpmmProblem, device: Device) -> bool:

@@ -242,7 +242,10 @@ def test_heuristic_families() -> None:
         (64, 256, 3136, 0.9, "float32", "unrolled"),  # 2.5; gather 3.0
         (512, 2048, 1568, 0.9, "float32", "tf32x3"),  # 36; gather 60, cuBLAS 85
         (512, 2048, 1568, 0.95, "float32", "gather"),  # 34; tf32x3 36
-        (512, 2048, 8192, 0.95, "float32", "tf32x3"),  # 128; gather 188
+        (512, 2048, 8192, 0.95, "float32", "unrolled"),  # 84 to 90; tf32x3 122, gather 188
+        (2048, 512, 1568, 0.95, "float32", "unrolled"),  # 25.5; tf32x3 36, gather 38
+        (2048, 512, 1568, 0.9, "float32", "tf32x3"),  # 36; unrolled 52
+        (2048, 512, 8192, 0.95, "float32", "unrolled"),  # 91 to 100; tf32x3 162, gather 140
         (2048, 512, 256, 0.9, "float16", "dense"),  # 3.6; gather 6.2
         (512, 2048, 256, 0.9, "float16", "dense"),  # 5.2; gather 6.9
         (512, 2048, 1568, 0.95, "float16", "dense"),  # 8.4; gather 21.7

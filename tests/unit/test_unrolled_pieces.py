@@ -54,7 +54,7 @@ def test_when_a_piece_waits() -> None:
     assert first.index(WAIT) < first.index(LET_GO) < body and first.count(WAIT) == 1
     for lines in later:
         begin, done = lines.index("B0_${:uid}:"), lines.index("DONE_${:uid}:")
-        assert lines.index("fence.acq_rel.gpu;") < lines.index(LET_GO) < begin
+        assert lines.index(LET_GO) < lines.index("fence.acq_rel.gpu;") < begin
         assert lines.count(WAIT) == 1 and lines.index(WAIT) == done + 1
         assert any(line.startswith("bar.sync") for line in lines[done:])  # the exchange is after it
 

@@ -10,6 +10,7 @@ import pytest
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
+from sparse_triton.kernels.unrolled.estimate import in_turns
 from sparse_triton.kernels.unrolled.kernel import unrolled_source
 from sparse_triton.kernels.unrolled.limits import chunks_of
 from sparse_triton.kernels.unrolled.ops import Fma
@@ -65,6 +66,27 @@ def test_untuned_calls_take_turns_where_large_programs_fill_the_device() -> None
     assert default(64, 256, 100352, 1638).Gy == 4
     assert default(128, 128, 100352, 1638).stack == default(128, 128, 100352, 1638).Gy == 2
     assert default(256, 64, 100352, 1638).stack == 4
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "nnz", "us"),
+    [(512, 8192, 26214, 28.1), (512, 8192, 13107, 22.9), (2048, 1568, 52428, 25.5)],
+)
+def test_the_estimate_is_near_what_was_measured(M: int, N: int, nnz: int, us: float) -> None:
+    found = in_turns(SpmmProblem(M, 512, N, nnz), H100)
+    assert found is not None and abs(found[0] / us - 1) < 0.05
+    assert found[1] == FAMILIES["unrolled"].default_config(SpmmProblem(M, 512, N, nnz), H100)
+    assert found[1].starts == 4 and found[1].M_blocks == M // 64
+
+
+def test_where_programs_of_a_multiprocessor_each_do_not_pay() -> None:
+    problem = SpmmProblem(512, 512, 8192, 26214)
+    assert in_turns(replace(problem, N=6272), H100) is None  # 104 of 132 multiprocessors
+    assert in_turns(replace(problem, M=2048, N=1200), H100) is None  # a fifth of the lanes idle
+    assert in_turns(replace(problem, nnz=16 * 512), H100) is None  # bound by memory
+    assert in_turns(replace(problem, x_dtype="float16", w_dtype="float16"), H100) is None
+    tall = in_turns(replace(problem, M=2048, nnz=52428), H100)
+    assert tall is not None and tall[1].M_blocks == 24  # three waves of 86 rows, not four of 64
 
 
 def test_chunks_are_the_body_in_k_order() -> None:

@@ -39,16 +39,26 @@ def microseconds(problem: SpmmProblem, way: Way, device: Device) -> float:
     return waves * (ceil_div(problem.K, BLOCK_K) * way.step_us + WAVE_US)
 
 
+def tensor_cores_us(problem: SpmmProblem, device: Device) -> float:
+    """Of the way that takes least."""
+    return microseconds(problem, _quickest(problem, device), device)
+
+
 def fastest(problem: SpmmProblem, device: Device) -> KernelConfig:
-    """The way that takes least, of those whose registers last."""
-    ways = [way for way in WAYS if _fits(problem, way.tile, device)]
-    tile, prefetch, _, _ = min(ways, key=lambda way: microseconds(problem, way, device))
+    """The way that takes least."""
+    tile, prefetch, _, _ = _quickest(problem, device)
     return KernelConfig(
         "tf32x3",
         M_blocks=max(1, ceil_div(problem.M, tile.block_m)),
         N_blocks=max(1, ceil_div(problem.N, tile.block_n)),
         prefetch=max(2, min(prefetch, device.shared_bytes // tile.stage_bytes)),
     )
+
+
+def _quickest(problem: SpmmProblem, device: Device) -> Way:
+    """Of those whose registers last."""
+    ways = [way for way in WAYS if _fits(problem, way.tile, device)]
+    return min(ways, key=lambda way: microseconds(problem, way, device))
 
 
 def _fits(problem: SpmmProblem, tile: Tile, device: Device) -> bool:

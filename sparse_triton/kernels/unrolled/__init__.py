@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_triton.config import (
+    Fastest,
     KernelConfig,
     ceil_div,
     counts_why_not,
@@ -134,6 +135,7 @@ class _Shape:
     stack: int = 1
     starts: int = 1
     prefetch: int = 8
+    fastest: Fastest = "columns"
 
 
 def _many_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
@@ -153,7 +155,7 @@ def _many_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
         starts=shape.starts,
         prefetch=shape.prefetch,
         row_blocks="even_nnz",
-        fastest="columns",
+        fastest=shape.fastest,
     )
 
 
@@ -177,5 +179,5 @@ def _long_rows(problem: SpmmProblem, device: Device) -> _Shape:
     if M_blocks * ceil_div(N, 128) * batch < 2 * device.cores:
         return _Shape(64, rows=43, Gy=4)
     if filled(N, 256) and problem.K * N * batch * problem.x_itemsize >= LARGE_X_BYTES:
-        return _Shape(256, starts=2, prefetch=16)
+        return _Shape(256, starts=2, prefetch=16, fastest="rows")
     return _Shape(128, Gy=2)

@@ -13,6 +13,7 @@ MAX_THREADS = 1024
 WARP = 32
 MAX_STATIC_SHARED_BYTES = 48 * 1024
 MAX_NNZ = 400_000  # about 6 MB of code and a minute and a half of assembling
+LONGEST_PIECE = 30_000  # products one kernel is to hold: some five seconds of assembling
 ROUND_BYTES = 15 * 1024  # of code: what one scheduler's instruction cache keeps
 SCHEDULERS = 4  # neighbouring warps are on different ones
 REGISTERS_BESIDES = 24  # pointers, addresses of the exchange, row numbers
@@ -89,6 +90,11 @@ def chunks_of(problem: SpmmProblem, config: KernelConfig) -> int:
     instructions = (problem.nnz // config.M_blocks + problem.K) // config.parts
     bytes_ = 16 * config.vector * instructions
     return config.starts * max(1, round(bytes_ / ROUND_BYTES))
+
+
+def pieces_of(products: int, stacks: int, longest: int = LONGEST_PIECE) -> int:
+    """Kernels that a long program is cut into: as few as are no longer than that."""
+    return max(1, min(stacks, ceil_div(products, longest)))
 
 
 def accumulates_half(problem: SpmmProblem, config: KernelConfig) -> bool:

@@ -15,9 +15,8 @@ import numpy as np
 from sparse_triton.build import KernelSource
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.kernel import source_of
+from sparse_triton.kernels.unrolled.limits import LONGEST_PIECE, pieces_of
 from sparse_triton.kernels.unrolled.schedule import Program, unrolled_program
-
-LONGEST_PIECE = 30_000  # products: some four seconds of assembling
 
 
 def piece_sources(plan: Plan) -> list[KernelSource]:
@@ -33,7 +32,7 @@ def cut(program: Program, plan: Plan) -> Iterator[Program]:
     stack, bodies = plan.config.stack, program.parts * program.chunks
     products = plan.problem.nnz * plan.config.vector
     stacks = len(program.rows) // stack
-    pieces = min(stacks, -(-products // LONGEST_PIECE))
+    pieces = pieces_of(products, stacks, LONGEST_PIECE)
     cuts = np.arange(pieces + 1) * stacks // pieces * stack
     for first, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
         yield replace(

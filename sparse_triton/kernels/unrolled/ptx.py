@@ -57,7 +57,7 @@ Place = Literal["alone", "first", "later"]
 BEGIN: dict[Place, tuple[str, ...]] = {
     "alone": (LAUNCH_DEPENDENTS, WAIT_FOR_INPUTS),
     "first": (WAIT_FOR_INPUTS, LAUNCH_DEPENDENTS),
-    "later": ("fence.acq_rel.gpu;", LAUNCH_DEPENDENTS),
+    "later": (LAUNCH_DEPENDENTS, "fence.acq_rel.gpu;"),
 }
 END: dict[Place, tuple[str, ...]] = {"alone": (), "first": (), "later": (WAIT_FOR_INPUTS,)}
 
