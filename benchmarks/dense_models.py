@@ -26,15 +26,15 @@ MODE = "max-autotune-no-cudagraphs"
 def dense_calls(model: nn.Module, x: torch.Tensor) -> dict[str, Forward]:
     """Forward passes by name, BatchNorms folded; on a CPU float32 alone: the others are for tensor
     cores. On a GPU each Linear is its fastest call, and in float32 ReLUs are in the convolutions'
-    calls: for the others cuDNN's search among fused kernels takes too long. Plain float32 is the
-    layers as PyTorch runs them.
+    calls: for the others cuDNN's search among fused kernels takes too long. Plain float32, at batch
+    1, is the layers as PyTorch runs them.
     """
     folded = _folded(model, x)
     if not x.is_cuda:
         return {BASELINE: forward(folded, x)}
     wide = channels_last(copy.deepcopy(folded), x)
-    return {
-        PLAIN: forward(folded, x),
+    plain = {PLAIN: forward(folded, x)} if len(x) == 1 else {}
+    return plain | {
         BASELINE: _fastest(fuse_relus(folded), x),
         "dense_tf32": _fastest(*wide, tf32=True),
         "dense_fp16": _fastest(*_half(folded, x)),
