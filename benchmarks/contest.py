@@ -23,7 +23,7 @@ from sparse_triton.plan import why_not
 from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
 
 Row = dict[str, Any]
-OURS = ("unrolled", "gather", "tf32x3", "dense")
+OURS = ("unrolled", "gather", "tf32x3", "pairs", "dense")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import host, report
+from benchmarks.contest import OURS
 from benchmarks.paper import PARTS
 from benchmarks.paper.write import page
 from benchmarks.sections import SECTIONS
@@ -97,10 +98,16 @@ def _measured(result: Result) -> str:
         f"Triton {facts['triton']}) by `python -m benchmarks spmm`: the 20 SpMM problems of the "
         "SparseRT paper with their published weights, float32, every result verified before it was "
         "timed, CUDA graphs, warm, one run a batch size. TF32 and fp16 are cuBLAS at lower "
-        "precision, the other columns compute in float32; *unrolled*, *gather* and *tf32x3* are "
-        "each family's default, *untuned* is what a call takes without a store, **spmm** what it "
+        f"precision, the other columns compute in float32; {_families(result['rows'])} are each "
+        "family's default, *untuned* is what a call takes without a store, **spmm** what it "
         f"takes here ({_tuned(result['rows'])})."
     )
+
+
+def _families(rows: list[dict[str, Any]]) -> str:
+    """Those that were measured: ``*unrolled*, *gather* and *tf32x3*``."""
+    names = [f"*{name}*" for name in OURS if name != "dense" and any(name in r["us"] for r in rows)]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _tuned(rows: list[dict[str, Any]]) -> str:

@@ -65,6 +65,7 @@ LINES = (
     ("cublas_fp32", "0.6", "-", "cuBLAS fp32"), ("cublas_tf32", "0.6", "--", "TF32"),
     ("cublas_fp16", "0.6", ":", "fp16"), ("unrolled", "0.3", "-.", "unrolled"),
     ("gather", "0.3", "--", "gather"), ("tf32x3", "0.3", ":", "tf32x3"),
+    ("pairs", "0.3", "-", "pairs"),
     ("spmm_fp16", "black", ":", "spmm fp16"),
     ("spmm", "black", "-", "spmm"),
 )  # fmt: skip

@@ -20,6 +20,7 @@ COLUMNS = {
     "unrolled": "unrolled",
     "gather": "gather",
     "tf32x3": "tf32x3",
+    "pairs": "pairs",
     "untuned": "untuned",
     "spmm": "**spmm**",
     "spmm_fp16": "**spmm fp16**",

@@ -7,6 +7,7 @@ from sparse_triton.device import Device
 from sparse_triton.kernels import families_of
 from sparse_triton.kernels.conv.families import SHORT_PROGRAMS as SHORT_CONV
 from sparse_triton.kernels.conv.families import SOME_PIXELS
+from sparse_triton.kernels.pairs.estimate import pairs_us
 from sparse_triton.kernels.tf32x3.estimate import tensor_cores_us
 from sparse_triton.kernels.unrolled.estimate import in_turns
 from sparse_triton.plan import why_not
@@ -31,6 +32,9 @@ FILLED_BY_OUTPUTS = 1_200_000
 TENSOR_CORE_COLUMNS = 1536
 LONG_SUMS = 1_500_000_000  # multiplications of the dense product
 
+# Mean non-zeros of a row from which on the bound of pairs is at most 1.5 times that of tf32x3.
+PAIRED_ROWS = 48
+
 # Mean non-zeros of a row beyond which a program that is not too long holds too few rows for one
 # reading of X.
 LONG_ROWS = 96
@@ -43,9 +47,10 @@ SOME_COLUMNS = 2048
 def default_config(problem: Problem, device: Device) -> KernelConfig:
     """The heuristic for a problem nobody tuned: a family, then its own default.
 
-    On a GPU the fitted rule is: dense below break-even, on tensor cores (tf32x3) where columns are
-    many; unrolled where columns are many enough to pay for fetching one program per row block;
-    gather elsewhere. On a CPU: cpu, or dense below break-even.
+    On a GPU the fitted rule is: dense below break-even, on tensor cores (tf32x3, or pairs where
+    zeros let columns pair up) where columns are many; unrolled where columns are many enough to
+    pay for fetching one program per row block; gather elsewhere. On a CPU: cpu, or dense below
+    break-even.
     """
     families = families_of(problem)
     for name in _order(problem, device):
@@ -92,6 +97,8 @@ def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
         return ("unrolled", *_gathered(columns), "dense")
     if problem.nnz <= SHORT_PROGRAMS and columns >= SOME_COLUMNS and problem.sparsity >= 0.87:
         return ("unrolled", *_gathered(columns), "dense")
+    if columns >= TENSOR_CORE_COLUMNS and _pairs_pay(problem, device):
+        return ("pairs", "tf32x3", "dense")
     if columns >= TENSOR_CORE_COLUMNS and _tensor_cores_pay(problem, device):
         return ("tf32x3", "dense")
     return (*_gathered(columns), "dense") if problem.sparsity >= 0.6 else ("dense",)
@@ -103,18 +110,38 @@ def _takes_turns(problem: SpmmProblem, device: Device) -> bool:
     found = in_turns(problem, device)
     if found is None or problem.sparsity < 0.75 or problem.nnz > COMPILED_IN_PIECES:
         return False
-    return not _tensor_cores_pay(problem, device) or found[0] < tensor_cores_us(problem, device)
+    if _tensor_cores_pay(problem, device) and found[0] >= tensor_cores_us(problem, device):
+        return False
+    return not _pairs_pay(problem, device) or found[0] < pairs_us(problem, device)
 
 
 def _tensor_cores_pay(problem: SpmmProblem, device: Device) -> bool:
     """Dense tiles at float32's accuracy; measured on sm_90 with row-major X. They take the time of
-    gather at 93 % zeros, or 97 % where X is large; a long K does with fewer outputs."""
-    columns = problem.N * problem.batch
-    outputs = problem.M * columns
-    filled = outputs >= FILLED_BY_OUTPUTS or outputs * problem.K >= LONG_SUMS
-    break_even = 0.97 if columns >= MANY_COLUMNS else 0.93
+    gather at 93 % zeros, or 97 % where X is large."""
+    break_even = 0.97 if _many_columns(problem) else 0.93
     measured = device.arch >= 90 and problem.x_layout == "row"
-    return measured and filled and problem.sparsity < break_even
+    return measured and _filled(problem) and problem.sparsity < break_even
+
+
+def _pairs_pay(problem: SpmmProblem, device: Device) -> bool:
+    """Columns find partners, and sparse tensor cores are faster than dense ones by both estimates;
+    gather takes their time at 96 % zeros, or 97 % where X is large."""
+    break_even = 0.97 if _many_columns(problem) else 0.96
+    if not _filled(problem) or problem.sparsity >= break_even:
+        return False
+    if problem.nnz < PAIRED_ROWS * problem.M:
+        return False
+    return pairs_us(problem, device) < tensor_cores_us(problem, device)
+
+
+def _filled(problem: SpmmProblem) -> bool:
+    """A long K does with fewer outputs."""
+    outputs = problem.M * problem.N * problem.batch
+    return outputs >= FILLED_BY_OUTPUTS or outputs * problem.K >= LONG_SUMS
+
+
+def _many_columns(problem: SpmmProblem) -> bool:
+    return problem.N * problem.batch >= MANY_COLUMNS
 
 
 def _half_pays(problem: SpmmProblem) -> bool:

@@ -24,6 +24,10 @@ the row's sum of magnitudes: 4u for each non-zero. The small products w1 x2 and 
 apart and are 2**-10 of the others: another u/64 for each, as are the roundings up of w1 and x1. So
 5 for each non-zero, 9 for the split and 1 where the two sums meet. The law needs |w| and |x| that
 are zero or at least 2**-102, or else the halves underflow, and at most 2**127.
+
+Arithmetic "tf32_bf16" (family ``pairs``): w x = w1 x1 + w1 x2 + w2 x, where the factors of the last
+two products are rounded to bfloat16: each to 8 bits, so that either product, at most 2**-11 |w x|,
+is off by 2**-7 of that and little more: with both at most 129u |w x|, which takes the place of 9u.
 """
 
 from __future__ import annotations
@@ -38,9 +42,11 @@ Float64 = NDArray[np.float64]
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SMALLEST_SUBNORMAL = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
 ACTIVATIONS = ("relu", "gelu", "silu")
-Arithmetic = Literal["float32", "tf32x3"]
+Arithmetic = Literal["float32", "tf32x3", "tf32_bf16"]
 # Roundings for each non-zero of a row, and once.
-_ROUNDINGS: dict[Arithmetic, tuple[int, int]] = {"float32": (1, 0), "tf32x3": (5, 10)}
+_ROUNDINGS: dict[Arithmetic, tuple[int, int]] = {
+    "float32": (1, 0), "tf32x3": (5, 10), "tf32_bf16": (5, 130),
+}  # fmt: skip
 
 HALF_CHUNK = 16  # products that a float16 sum holds before it is added to a float32 one
 _HALF_NORMAL, _HALF_MAX = 2.0**-14, 65504.0

@@ -57,7 +57,7 @@ def spmm(
             instructions, and a result be further from the truth. Its bound, and the range in which
             it holds, are in ``sparse_triton.numerics``. Gradients are summed in float32.
     Zeros   of W do not multiply: NaN or Inf in X spreads only through stored weights. Not so where
-            family dense or tf32x3 is taken (few zeros, many columns): they multiply all of W.
+            family dense, tf32x3 or pairs is taken (many columns): they multiply zeros too.
     Autocast casts X, bias and residual, as for ``torch.matmul``; W keeps its dtype.
     Error   ``sparse_triton.numerics.error_bound``, elementwise.
     Raises  ``ShapeError``, ``DtypeError``, ``DeviceError``, ``ActivationError``; ``CaptureError``

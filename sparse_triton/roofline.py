@@ -59,18 +59,21 @@ def at_best_us(problem: Problem, kernel: str, peak: Peak) -> float:
     """Microseconds that neither arithmetic nor memory traffic can be faster than, float32 units.
 
     "dense" multiplies the zeros too and reads the whole weight; "tf32x3" does it three times, on
-    tensor cores, and reads two halves; "unrolled" fetches 16 bytes of code per non-zero instead of
-    the weight; the others read values and columns.
+    tensor cores, and reads two halves; "pairs" does a third of that and reads half of one;
+    "unrolled" fetches 16 bytes of code per non-zero instead of the weight; the others read values
+    and columns.
     """
     flop, traffic = problem.flop, problem.min_bytes
     w_itemsize = 4 if problem.w_dtype == "float32" else 2
     packed = problem.nnz * (w_itemsize + 2)
-    if kernel in ("dense", "tf32x3"):
+    if kernel in ("dense", "tf32x3", "pairs"):
         groups = problem.groups if isinstance(problem, ConvProblem) else 1
         elements = problem.M * problem.K // groups
         flop = 2 * elements * problem.N * problem.batch
         if kernel == "tf32x3":
             flop, w_itemsize = 3 * flop // TF32_SPEED, 2 * w_itemsize
+        elif kernel == "pairs":
+            flop, w_itemsize = flop // TF32_SPEED, w_itemsize // 2
         traffic += elements * w_itemsize - packed
     elif kernel == "unrolled":
         traffic += problem.nnz * 16 - packed

@@ -13,13 +13,14 @@ from sparse_triton.kernels.dense import Dense
 from sparse_triton.kernels.dense_conv import DenseConv
 from sparse_triton.kernels.family import Family
 from sparse_triton.kernels.gather import Gather
+from sparse_triton.kernels.pairs import Pairs
 from sparse_triton.kernels.tf32x3 import Tf32x3
 from sparse_triton.kernels.turned import Turned
 from sparse_triton.kernels.unrolled import Unrolled
 from sparse_triton.problem import ConvProblem, ProblemT
 
 FAMILIES: dict[str, Family] = {
-    f.name: f for f in (Unrolled(), Gather(), Turned(), Decode(), Tf32x3(), Dense(), Cpu())
+    f.name: f for f in (Unrolled(), Gather(), Turned(), Decode(), Tf32x3(), Pairs(), Dense(), Cpu())
 }
 CONV_FAMILIES: dict[str, Family[ConvProblem]] = {
     f.name: f for f in (UnrolledConv(), GatherConv(), DenseConv(), CpuConv())

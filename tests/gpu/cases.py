@@ -81,7 +81,9 @@ def _case(rng: np.random.Generator, family: str, seed: int, turn: int) -> Case |
         M, K = min(M, 33), min(K, 64)
     shape = SpmmProblem(M, K, 1, 1, w_dtype=pick(DTYPES))
     W = drawn_weight(pattern, density, seed, shape)
-    layouts = {"unrolled": ("row",), "turned": ("column",)}.get(family, ("row", "column"))
+    layouts = {"unrolled": ("row",), "turned": ("column",), "pairs": ("row",)}.get(
+        family, ("row", "column")
+    )
     problem = problem_for(
         W,
         pick(COLUMNS),

@@ -16,7 +16,7 @@ from tests.gpu.cases import Case, cases
 from tests.support import bind, draw_config, problem_for, weight
 
 pytestmark = pytest.mark.gpu
-COUNTS = {"unrolled": 110, "gather": 70, "turned": 30, "tf32x3": 32, "dense": 16}
+COUNTS = {"unrolled": 110, "gather": 70, "turned": 30, "tf32x3": 32, "pairs": 16, "dense": 16}
 EVERY = [case for family, count in COUNTS.items() for case in cases(family, count)]
 
 
