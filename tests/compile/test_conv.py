@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from sparse_triton.build import TritonKernel, resources, sass
+from sparse_triton.build import TritonKernel, parts_of, resources, sass
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import families_of
@@ -26,6 +26,7 @@ UNROLLED = (
     KernelConfig("unrolled", M_blocks=2, N_blocks=2, Gy=2),
     KernelConfig("unrolled", M_blocks=4, N_blocks=1, Gy=1, repeat=2, prefetch=4),
     KernelConfig("unrolled", M_blocks=2, N_blocks=4, Gy=4, row_blocks="even_nnz"),
+    KernelConfig("unrolled", M_blocks=2, N_blocks=1, starts=2),
 )
 GEOMETRIES = (
     LAYER,
@@ -116,6 +117,19 @@ def test_triton_sees_no_load_for_each_element(config: KernelConfig) -> None:
     """It would take the square of their number to compile them."""
     plan, kernel = built(LAYER, config, 90)
     assert kernel.compiled.asm["ttir"].count("tt.load") <= 2 * shape_of(plan).held_rows
+
+
+def test_long_programs_are_launched_in_turn() -> None:
+    p = ConvProblem(H100.cores, 96, 28, 28, 96, 3, 3, 0, padding=(1, 1, 1, 1))
+    W = drawn_filter(p, "random", 0.25, 0)
+    config = KernelConfig("unrolled", 3, 1, starts=8, prefetch=4, window_kb=96)
+    plan = plan_spmm(replace(p, nnz=W.nnz), config, W.csr, H100)
+    parts = parts_of(plan.family.build(plan))
+    assert [part.source.grid for part in parts] == [(2, 1, H100.cores), (1, 1, H100.cores)]
+    products = sum(len(re.findall(r"\bFFMA\b", sass(part))) for part in parts)
+    assert products == W.nnz
+    rows = np.concatenate([part.source.arrays["rows"] for part in parts])
+    assert sorted(rows.ravel().tolist()) == list(range(96))
 
 
 def test_no_additions_in_pairs() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sparse_triton import SparseMatrix
+from sparse_triton.build import parts_of
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
 from sparse_triton.kernels import families_of
@@ -50,7 +51,9 @@ class Run:
     def __init__(self, p: ConvProblem, config: KernelConfig, W: SparseMatrix, seed: int) -> None:
         self.p, self.config, self.W = p, config, W
         plan = plan_spmm(p, config, W.csr, Device.of(torch.device("cuda")))
-        self.run = plan.family.build(plan).bind(torch.device("cuda", 0))
+        kernel = plan.family.build(plan)
+        self.launches = len(parts_of(kernel))
+        self.run = kernel.bind(torch.device("cuda", 0))
         dtype = getattr(torch, p.x_dtype)
         self.X = randn(_memory(p.x_layout, p.batch, p.C, p.H, p.W), dtype, "cuda", seed)
         self.bias = randn((p.M,), dtype, "cuda", seed + 1) if p.epilogue.bias else None
@@ -173,4 +176,17 @@ def test_layer_of_a_network(kernel: str, batch: int) -> None:
     p = replace(p, nnz=W.nnz)
     config = families_of(p)[kernel].default_config(p, Device.of(torch.device("cuda")))
     run = Run(p, config, W, seed=1)
+    assert run.ratio(run.result()) <= 1.0
+
+
+def test_long_programs_are_launched_in_turn() -> None:
+    device = Device.of(torch.device("cuda"))
+    p = ConvProblem(
+        device.cores, 96, 28, 28, 96, 3, 3, 0, padding=(1, 1, 1, 1), epilogue=Epilogue(bias=True)
+    )
+    W = drawn_filter(p, "random", 0.25, seed=0)
+    p = replace(p, nnz=W.nnz)
+    config = KernelConfig("unrolled", 3, 1, starts=8, prefetch=4, window_kb=96)
+    run = Run(p, config, W, seed=2)
+    assert run.launches == 2
     assert run.ratio(run.result()) <= 1.0

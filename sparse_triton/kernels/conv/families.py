@@ -45,10 +45,10 @@ class Staged(Family[ConvProblem]):
         }
 
     def build(self, plan: Plan[ConvProblem]) -> Kernel:
-        from sparse_triton.build import compile_kernel
-        from sparse_triton.kernels.conv.kernel import conv_source
+        from sparse_triton.kernels.conv.source import conv_sources
+        from sparse_triton.launches import compile_in_turn
 
-        return compile_kernel(conv_source(plan), plan.device.arch)
+        return compile_in_turn(conv_sources(plan), plan.device.arch)
 
     def reference(self, plan: Plan[ConvProblem], X: NDArray[np.float32]) -> NDArray[np.float32]:
         one = replace(plan, problem=replace(plan.problem, batch=1))
