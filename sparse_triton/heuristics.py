@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
-from sparse_triton.kernels import families_of
+from sparse_triton.kernels import CONV_FAMILIES, families_of
 from sparse_triton.kernels.conv.families import SHORT_PROGRAMS as SHORT_CONV
 from sparse_triton.kernels.conv.families import SOME_PIXELS
+from sparse_triton.kernels.conv.launches import compiled_together
+from sparse_triton.kernels.conv.shape import unrolled_shape
 from sparse_triton.kernels.pairs.estimate import pairs_us
 from sparse_triton.kernels.tf32x3.estimate import tensor_cores_us
 from sparse_triton.kernels.unrolled.estimate import in_turns
@@ -21,6 +23,9 @@ COMPILED_IN_PIECES = 60_000
 
 # Of a convolution about twenty, because gather then takes 1.5 times as long.
 COMPILED_CONV = 60_000
+
+# So many in several launches: as long on four cores, a minute and a half on one.
+MOST_COMPILED_CONV = 240_000
 
 # From here on a warp of token-major columns would fetch a line of X for each of them.
 TURNED_COLUMNS = 16
@@ -62,11 +67,12 @@ def default_config(problem: Problem, device: Device) -> KernelConfig:
 
 def _order(problem: Problem, device: Device) -> tuple[str, ...]:
     if isinstance(problem, ConvProblem):
-        return (_preferred_conv if device.kind == "cuda" else _preferred_cpu_conv)(problem)
+        cuda = device.kind == "cuda"
+        return _preferred_conv(problem, device) if cuda else _preferred_cpu_conv(problem)
     return _preferred(problem, device) if device.kind == "cuda" else _preferred_cpu(problem)
 
 
-def _preferred_conv(problem: ConvProblem) -> tuple[str, ...]:
+def _preferred_conv(problem: ConvProblem, device: Device) -> tuple[str, ...]:
     """One channel a group has nothing to skip; 16-bit convolutions compete with tensor cores."""
     pixels = problem.N * problem.batch
     if problem.sparsity < 0.7 or problem.groups == problem.C:
@@ -75,9 +81,20 @@ def _preferred_conv(problem: ConvProblem) -> tuple[str, ...]:
         return ("dense",)
     unrolled_pays = pixels >= MANY_COLUMNS or (pixels >= 1024 and problem.nnz <= 4_000)
     unrolled_pays |= pixels >= SOME_PIXELS and problem.nnz > SHORT_CONV
-    if unrolled_pays and problem.nnz <= COMPILED_CONV:
+    if unrolled_pays and (problem.nnz <= COMPILED_CONV or _cut_for_compiling(problem, device)):
         return ("unrolled", "gather", "dense")
     return ("gather", "dense")
+
+
+def _cut_for_compiling(problem: ConvProblem, device: Device) -> bool:
+    """Whether wide programs fill the device in launches that are short enough to be compiled, side
+    by side."""
+    family = CONV_FAMILIES["unrolled"]
+    config = family.default_config(problem, device)
+    if problem.nnz > MOST_COMPILED_CONV or family.why_not(problem, config, device) is not None:
+        return False
+    shape = unrolled_shape(problem, config)
+    return shape.starts > 1 and compiled_together(problem, shape, device) <= COMPILED_CONV
 
 
 def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:

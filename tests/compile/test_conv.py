@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from autotune.parcel import pack, unpack
 from sparse_triton.build import TritonKernel, parts_of, resources, sass
 from sparse_triton.config import KernelConfig
 from sparse_triton.device import Device
@@ -119,12 +121,13 @@ def test_triton_sees_no_load_for_each_element(config: KernelConfig) -> None:
     assert kernel.compiled.asm["ttir"].count("tt.load") <= 2 * shape_of(plan).held_rows
 
 
-def test_long_programs_are_launched_in_turn() -> None:
+def test_long_programs_are_launched_in_turn(tmp_path: Path) -> None:
     p = ConvProblem(H100.cores, 96, 28, 28, 96, 3, 3, 0, padding=(1, 1, 1, 1))
     W = drawn_filter(p, "random", 0.25, 0)
     config = KernelConfig("unrolled", 3, 1, starts=8, prefetch=4, window_kb=96)
     plan = plan_spmm(replace(p, nnz=W.nnz), config, W.csr, H100)
-    parts = parts_of(plan.family.build(plan))
+    pack(plan.family.build(plan), tmp_path / "a.parcel")
+    parts = parts_of(unpack(tmp_path / "a.parcel"))
     assert [part.source.grid for part in parts] == [(2, 1, H100.cores), (1, 1, H100.cores)]
     products = sum(len(re.findall(r"\bFFMA\b", sass(part))) for part in parts)
     assert products == W.nnz

@@ -136,6 +136,8 @@ def _gather_candidates(problem: ConvProblem, sizes: Sizes) -> Iterator[KernelCon
 
 
 SOME_PIXELS = 2048
+LONG_PROGRAMS = 40_000  # non-zeros
+FEW_CHANNELS = 16
 
 
 def _unrolled_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
@@ -149,12 +151,30 @@ def _unrolled_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelCo
             filled = blocks * tile.tiles * problem.batch / device.cores
             if tile.lanes == 512 and 0.75 <= filled <= 1.0:
                 yield longest
+        yield from _wide(problem, device)
         yield from _sized(problem, 32, 1, 256, 3, (48, 104, 208))
     elif problem.N >= SOME_PIXELS and problem.nnz > SHORT_PROGRAMS:
         for config in _sized(problem, 16, 1, 1024, 8, (104,)):
             yield replace(config, K_blocks=2, prefetch=4)
     for Gy in (8, 4, 2, 1):
         yield from _sized(problem, 8, Gy, 128, MAX_CHUNKS, (48,))
+
+
+def _wide(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
+    """Programs that take a multiprocessor each, where code is long or 256 lanes are a single row of
+    the image. Few products a column: more rows, which stage X less often; else more lanes, which
+    run the code less often."""
+    one_row = problem.y_size[1] > 128 and problem.pool is None and problem.C >= FEW_CHANNELS
+    if problem.nnz <= LONG_PROGRAMS and not one_row:
+        return
+    tall = one_row or 32 * problem.nnz < 2.4 * problem.M * problem.K
+    rows, lanes, starts = (64, 512, 4) if tall else (32, 1024, 8)
+    for config in _sized(problem, rows, 1, lanes, MAX_CHUNKS, (208,)):
+        one = replace(config, prefetch=4, starts=starts)
+        tile = unrolled_shape(problem, one).tile
+        waves = ceil_div(problem.M, rows) * tile.tiles * problem.batch / device.cores
+        if tile.lanes == lanes and waves >= 0.75:
+            yield one
 
 
 def _sized(

@@ -93,12 +93,12 @@ def _total(
     waits += tile.chunks * costs.trip
     mean = programs / (device.cores * IN_CLUSTERS[shape.K_blocks])
     busiest = math.ceil(mean) if mean < 8 else mean
-    waves = max(1.0, busiest / max(1, _at_once(shape, device)))
+    waves = max(1.0, busiest / max(1, at_once(shape, device)))
     launch = costs.launch + (costs.cluster if shape.K_blocks > 1 else 0.0)
     return launch + math.hypot(busiest * work / CYCLES, waves * waits)
 
 
-def _at_once(shape: Shape, device: Device) -> int:
+def at_once(shape: Shape, device: Device) -> int:
     """Programs that a multiprocessor runs side by side."""
     registers = shape.threads * (32 if shape.threads == 1024 else 64)
     return min(

@@ -11,6 +11,7 @@ from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import has_dependent_launch
 from sparse_triton.kernels.conv.exchange import emit_exchange, emit_window
 from sparse_triton.kernels.conv.kernel import conv_gather, conv_unrolled
+from sparse_triton.kernels.conv.launches import launches
 from sparse_triton.kernels.conv.lists import lists_for
 from sparse_triton.kernels.conv.program import conv_programs, emit_program
 from sparse_triton.kernels.conv.shape import Shape, image_of, shape_of
@@ -18,11 +19,6 @@ from sparse_triton.kernels.conv.walk import Walk, emit_walk
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.schedule import Program
 from sparse_triton.problem import ConvProblem
-
-# Non-zeros of a program that are compiled together without thought: the time grows with their
-# square, two seconds here.
-SHORT_LAUNCH = 16_000
-FULL = 0.93  # share of the device that all launches but the last should fill to the end
 
 
 def conv_sources(plan: Plan[ConvProblem]) -> list[KernelSource]:
@@ -56,22 +52,8 @@ def conv_sources(plan: Plan[ConvProblem]) -> list[KernelSource]:
     programs = conv_programs(plan)
     return [
         _source(plan, shape, last - first, *_unrolls(programs, first, last, shape))
-        for first, last in pairwise(launches(plan, shape))
+        for first, last in pairwise(launches(plan.problem, shape, plan.device))
     ]
-
-
-def launches(plan: Plan[ConvProblem], shape: Shape) -> list[int]:
-    """Row blocks at which launches begin, and where the last one ends.
-
-    A program of many non-zeros is cut where its launches fill whole waves of programs.
-    """
-    problem, blocks = plan.problem, ceil_div(plan.problem.M, shape.block_m)
-    programs = shape.tile.tiles * ceil_div(problem.batch, shape.tile.images) * shape.K_blocks
-    places = plan.device.cores * max(1, 1024 // shape.threads)
-    for size in range(max(1, SHORT_LAUNCH * blocks // problem.nnz), blocks):
-        if size * programs >= FULL * ceil_div(size * programs, places) * places:
-            return [*range(0, blocks, size), blocks]
-    return [0, blocks]
 
 
 def _source(
