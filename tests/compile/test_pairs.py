@@ -17,7 +17,7 @@ from tests.support import problem_for, weight
 
 H100 = replace(Device.virtual_cuda(90), shared_bytes=227 * 1024)
 W = weight("random", 256, 96, 0.1)
-MOST_SPILLED = 64  # bytes a thread, outside of the products: registers are full to the last
+MOST_SPILLED = 64  # bytes a thread: registers are full to the last
 
 
 @pytest.mark.parametrize("tile", [way.tile for way in WAYS], ids=str)
