@@ -13,6 +13,7 @@ from sparse_triton.kernels.pairs.estimate import WAYS, config_of
 from sparse_triton.kernels.pairs.limits import Tile, tile_of
 from sparse_triton.plan import plan_spmm
 from sparse_triton.problem import Epilogue
+from tests.compile.machine_code import written_while_read
 from tests.support import problem_for, weight
 
 H100 = replace(Device.virtual_cuda(90), shared_bytes=227 * 1024)
@@ -38,48 +39,6 @@ def test_products_overlap(N: int, tile: Tile) -> None:
         assert len(re.findall(rf"HGMMA.SP.64x{tile.block_n}x{kind}", code)) == 4 * tile.stack
     assert len(re.findall(r"WARPGROUP\.DEPBAR", code)) == 3
     assert not written_while_read(code)
-
-
-def written_while_read(code: str) -> list[str]:
-    """Instructions of the loop that write a register which products in flight read: nothing guards
-    the values and selectors of a product until a wait has ended its group."""
-    read, flying, found = set[int](), list[set[int]](), []
-    for line in 2 * loop_of(code):
-        product = re.match(r"HGMMA\S+ R\d+, R(\d+), gdesc\[\w+\], R\d+, R(\d+)", line)
-        wait = re.match(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x(\d)", line)
-        if product:
-            read |= {int(product[1]) + i for i in range(4)} | {int(product[2])}
-            if "gsb0" in line:
-                flying.append(read)
-                read = set()
-        elif wait:
-            flying = flying[len(flying) - int(wait[1]) :] if int(wait[1]) else []
-        elif written(line) & read.union(*flying):
-            found.append(line)
-    return found
-
-
-def loop_of(code: str) -> list[str]:
-    """The instructions between the label that the first branch after the products goes to and it,
-    without predicates."""
-    lines = re.findall(
-        r"^(?:(\.L_x_\d+):|\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d\s+)?(.*?) ?;)", code, re.M
-    )
-    last = max(i for i, (_, text) in enumerate(lines) if text.startswith("HGMMA"))
-    back = next(i for i in range(last, len(lines)) if lines[i][1].startswith("BRA"))
-    label = re.search(r"\.L_x_\d+", lines[back][1])
-    assert label is not None
-    top = [name for name, _ in lines].index(label[0])
-    return [text for _, text in lines[top:back]]
-
-
-def written(line: str) -> set[int]:
-    """Registers that an instruction writes."""
-    out = re.match(r"(?!ST|RED)(\S+) (?:P\d, )?R(\d+)\b", line)
-    if out is None:
-        return set()
-    wide = 4 if ".128" in out[1] else 2 if ".64" in out[1] or ".WIDE" in out[1] else 1
-    return {int(out[2]) + i for i in range(wide)}
 
 
 def test_the_check_sees_an_earlier_write() -> None:

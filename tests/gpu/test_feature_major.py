@@ -11,7 +11,7 @@ from torch import nn
 import sparse_triton as st
 from sparse_triton.call import Call
 from sparse_triton.nn import FormattedLayerNorm, SparseLinear
-from sparse_triton.nn.attention import _is_dense, attention
+from sparse_triton.nn.attention import FEATURES, _is_dense, attention
 from sparse_triton.verify import call_ratio, config_of
 from tests.bounds import attention as bounded_attention
 from tests.bounds import layer_norm, worst
@@ -102,7 +102,7 @@ def test_attention(to: bool, from_: bool, shape: tuple[int, int, int]) -> None:
     y = attention(q, k, v, scale=0.2)
     assert worst(y, bounded_attention(q.cpu(), k.cpu(), v.cpu(), 0.2)) <= 1.0
     assert torch.equal(attention(q, k, v, scale=0.2), y), "the same bits again"
-    if to and tokens % 4 == 0:
+    if to and tokens % 4 == 0 and D in FEATURES:
         assert y.stride(2) == 1, "the format that q has"
 
 
