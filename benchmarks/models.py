@@ -43,7 +43,8 @@ from sparse_triton.nn import SparseModule
 
 Row = dict[str, Any]
 OURS = "sparse"
-MAX_ERROR = 8.0  # of ours, in units of the dense float32 network's own: attention in TF32 thrice takes 4
+# Error of ours, in units of the dense float32 network's own; attention in TF32 thrice takes four.
+MAX_ERROR = 8.0
 EAGER_CALLS = {"cuda": 30, "cpu": 5}
 
 

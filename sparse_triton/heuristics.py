@@ -44,8 +44,9 @@ PAIRED_ROWS = 48
 # reading of X.
 LONG_ROWS = 96
 
-# Programs this short (non-zeros) pay for their fetching with fewer columns.
-SHORT_PROGRAMS = 2000
+# Programs this short (non-zeros) pay for their fetching with fewer columns; those of a few hundred
+# leave nothing to win.
+TINY_PROGRAMS, SHORT_PROGRAMS = 400, 2000
 SOME_COLUMNS = 2048
 
 
@@ -112,7 +113,8 @@ def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
     short = problem.nnz <= LONG_ROWS * problem.M or not _tensor_cores_pay(problem, device)
     if few_enough and short and columns >= MANY_COLUMNS and outputs >= FILLED_BY_OUTPUTS:
         return ("unrolled", *_gathered(columns), "dense")
-    if problem.nnz <= SHORT_PROGRAMS and columns >= SOME_COLUMNS and problem.sparsity >= 0.87:
+    brief = TINY_PROGRAMS <= problem.nnz <= SHORT_PROGRAMS
+    if brief and columns >= SOME_COLUMNS and problem.sparsity >= 0.87:
         return ("unrolled", *_gathered(columns), "dense")
     if columns >= TENSOR_CORE_COLUMNS and _pairs_pay(problem, device):
         return ("pairs", "tf32x3", "dense")

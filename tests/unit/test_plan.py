@@ -241,6 +241,7 @@ def test_heuristic_families() -> None:
         (1024, 512, 49, 0.9, "float16", "gather"),
         (512, 512, 8192, 0.9, "float16", "dense"),
         (64, 256, 3136, 0.9, "float32", "unrolled"),  # 2.5; gather 3.0
+        (64, 32, 12544, 0.9, "float32", "gather"),  # 2.4; unrolled 4.1
         (512, 2048, 1568, 0.9, "float32", "pairs"),  # 29.9; tf32x3 38.8, gather 60, cuBLAS 85
         (512, 2048, 1568, 0.95, "float32", "pairs"),  # as at 90 %; gather 34
         (512, 2048, 1568, 0.97, "float32", "gather"),
