@@ -46,7 +46,7 @@ class Kernels:
     def order(self, W: SparseMatrix, problem: Problem, config: KernelConfig) -> None:
         """Have it compiled, once, unless the family compiles nothing."""
         key = (W.weight_id, problem, config)
-        if key in self.jobs or families_of(problem)[config.kernel].device_kind != "cuda":
+        if key in self.jobs or not _is_compiled(problem, config):
             return
         number = self.pool.number()
         out = self.pool.folder / f"{number}.parcel"
@@ -104,6 +104,10 @@ class Kernels:
         self.pool.close()
 
 
+def _is_compiled(problem: Problem, config: KernelConfig) -> bool:
+    return families_of(problem)[config.kernel].device_kind == "cuda"
+
+
 def _length(job: Job) -> int:
     """Families that write a program out take a time that follows the non-zeros."""
     compiles_weight = families_of(job.problem)[job.config.kernel].compiles_weight
@@ -121,7 +125,7 @@ def compile_ahead(
     Raises ``BuildError`` for a failure.
     """
     wanted = [(W, p, choose(p, W.pattern_hash, device).config) for W, p in seen]
-    wanted = [w for w in wanted if families_of(w[1])[w[2].kernel].device_kind == "cuda"]
+    wanted = [w for w in wanted if _is_compiled(*w[1:])]
     if not wanted:
         return ()
     with Kernels(device, jobs, quiet) as kernels:

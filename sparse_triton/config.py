@@ -132,6 +132,11 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def filled(count: int, unit: int, least: float = 0.9) -> bool:
+    """Whether that share of all units, the last one included, is filled."""
+    return count >= least * unit * ceil_div(count, unit)
+
+
 def next_power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,18 +22,17 @@ F = torch.nn.functional
 Convolve = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 FORMATS = {"row": torch.contiguous_format, "column": torch.channels_last}
 
-_searches = True
+_searches = contextvars.ContextVar("_searches", default=True)  # each thread has its own
 
 
 @contextlib.contextmanager
 def without_search() -> Iterator[None]:
     """Calls bound here take cuDNN's own guess: it measures nothing, which can take seconds."""
-    global _searches
-    before, _searches = _searches, False
+    before = _searches.set(False)
     try:
         yield
     finally:
-        _searches = before
+        _searches.reset(before)
 
 
 class DenseConv(Family[ConvProblem]):
@@ -130,7 +130,7 @@ def _library_call(problem: ConvProblem, W: torch.Tensor) -> Convolve:
     top, bottom, left, right = problem.padding
     uneven = _uneven(problem)
     border = (0, 0) if uneven else (top, left)
-    depthwise, search = _depthwise(problem), _searches
+    depthwise, search = _depthwise(problem), _searches.get()
 
     def convolve(X: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if uneven:
@@ -171,7 +171,7 @@ def fuses(problem: ConvProblem) -> bool:
 def _fused_call(problem: ConvProblem, W: torch.Tensor) -> Fused | None:
     """That call; None from it where cuDNN has no kernel for it after all."""
     available = W.device.type == "cuda" and torch.backends.cudnn.enabled
-    if not (available and _searches and fuses(problem)):
+    if not (available and _searches.get() and fuses(problem)):
         return None
     top, _, left, _ = problem.padding
     how = (problem.stride, (top, left), problem.dilation, problem.groups)

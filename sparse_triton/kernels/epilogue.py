@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
+
+from sparse_triton.problem import Epilogue
+
+
+def epilogue_constants(epilogue: Epilogue) -> dict[str, Any]:
+    """What a kernel's epilogue is specialised on."""
+    return {
+        "HAS_BIAS": epilogue.bias,
+        "HAS_RESIDUAL": epilogue.residual,
+        "ACTIVATION": epilogue.activation,
+    }
 
 
 @triton.constexpr_function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from unittest.mock import patch
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from sparse_triton import SparseMatrix
 from sparse_triton.config import KernelConfig
+from sparse_triton.kernels.dense_conv import _searches as searches
+from sparse_triton.kernels.dense_conv import without_search
 from sparse_triton.problem import Epilogue
 from tests.support import bind, dense_weight, problem_for
 
@@ -40,3 +43,24 @@ def test_bias_alone_is_one_call_where_the_library_has_one() -> None:
     with patch("torch.Tensor.copy_") as copied:
         bound.result()
     assert not copied.called
+
+
+def test_without_search_is_for_this_thread_alone() -> None:
+    """Two threads leave in the order they came: neither keeps the other's state."""
+    entered, left = threading.Event(), threading.Event()
+    seen = []
+
+    def other() -> None:
+        seen.append(searches.get())
+        with without_search():
+            entered.set()
+            assert left.wait(10)
+        seen.append(searches.get())
+
+    thread = threading.Thread(target=other)
+    with without_search():
+        thread.start()
+        assert entered.wait(10)
+    left.set()
+    thread.join()
+    assert seen == [True, True] and searches.get()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from sparse_triton.config import ceil_div
+from sparse_triton.config import ceil_div, filled
 from sparse_triton.device import Device
 from sparse_triton.kernels.conv.model import at_once
 from sparse_triton.kernels.conv.shape import Shape
@@ -28,7 +28,7 @@ def launches(problem: ConvProblem, shape: Shape, device: Device) -> list[int]:
     programs = shape.tile.tiles * ceil_div(problem.batch, shape.tile.images) * shape.K_blocks
     places = device.cores * max(1, at_once(shape, device))
     for size in range(max(1, SHORT_LAUNCH * blocks // problem.nnz), blocks):
-        if size * programs >= FULL * ceil_div(size * programs, places) * places:
+        if filled(size * programs, places, FULL):
             return [*range(0, blocks, size), blocks]
     return [0, blocks]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +15,7 @@ from sparse_triton.kernels.conv.lists import lists_for
 from sparse_triton.kernels.conv.program import conv_programs, emit_program
 from sparse_triton.kernels.conv.shape import Shape, image_of, shape_of
 from sparse_triton.kernels.conv.walk import Walk, emit_walk
+from sparse_triton.kernels.epilogue import epilogue_constants
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.schedule import Program
 from sparse_triton.problem import ConvProblem
@@ -66,7 +66,7 @@ def _source(
     problem, config = plan.problem, plan.config
     dependent = has_dependent_launch(plan.device.arch)
     opened, exchange = emit_window(shape), emit_exchange(shape)
-    epilogue, tile = problem.epilogue, shape.tile
+    tile = shape.tile
     return KernelSource(
         fn=conv_gather if config.kernel == "gather" else conv_unrolled,
         constants={
@@ -79,9 +79,7 @@ def _source(
             **texts,
             "EXCHANGE": exchange.text,
             "EXCHANGE_CONSTRAINTS": exchange.constraints,
-            "HAS_BIAS": epilogue.bias,
-            "HAS_RESIDUAL": epilogue.residual,
-            "ACTIVATION": epilogue.activation,
+            **epilogue_constants(problem.epilogue),
         },
         x_dtype=problem.x_dtype,
         arrays=arrays,
@@ -109,10 +107,7 @@ def _unrolls(
     programs: list[Program], first: int, last: int, shape: Shape
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of row blocks ``first ... last - 1``; a program for each chunk that is staged."""
-    bodies = shape.parts * shape.pieces
-    rows = programs[0].rows[first:last]
-    asm = [
-        emit_program(replace(p, rows=rows, bodies=p.bodies[first * bodies : last * bodies]), shape)
-        for p in programs
-    ]
-    return {"ASM": tuple(a.text for a in asm), "CONSTRAINTS": asm[0].constraints}, {"rows": rows}
+    some = [p.some_blocks(first, last) for p in programs]
+    asm = [emit_program(p, shape) for p in some]
+    texts = {"ASM": tuple(a.text for a in asm), "CONSTRAINTS": asm[0].constraints}
+    return texts, {"rows": some[0].rows}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sparse_triton.build import KernelSource
 from sparse_triton.config import grid_of
 from sparse_triton.kernels.columns import Asm, has_dependent_launch
+from sparse_triton.kernels.epilogue import epilogue_constants
 from sparse_triton.kernels.family import Plan
 
 
@@ -32,7 +33,6 @@ class Program:
 
 def source_of(plan: Plan, program: Program) -> KernelSource:
     problem, config = plan.problem, plan.config
-    epilogue = problem.epilogue
     blocks = len(program.arrays["rows"])
     return KernelSource(
         fn=program.fn,
@@ -41,9 +41,7 @@ def source_of(plan: Plan, program: Program) -> KernelSource:
             "COLUMNS_FASTEST": config.fastest == "columns",
             "ASM": program.asm.text,
             "CONSTRAINTS": program.asm.constraints,
-            "HAS_BIAS": epilogue.bias,
-            "HAS_RESIDUAL": epilogue.residual,
-            "ACTIVATION": epilogue.activation,
+            **epilogue_constants(problem.epilogue),
         },
         x_dtype=problem.x_dtype,
         arrays=program.arrays,

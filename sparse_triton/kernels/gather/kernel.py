@@ -9,7 +9,7 @@ import triton.language as tl
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
-from sparse_triton.kernels.epilogue import f32s, store_row
+from sparse_triton.kernels.epilogue import epilogue_constants, f32s, store_row
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.gather.limits import gather_shape
 from sparse_triton.kernels.gather.pack import cut_of, packed_for
@@ -114,7 +114,6 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
     asm = emit_walk(
         Walk(columns, lanes, config.repeat, config.prefetch, cut.Gy, threads, split, dependent)
     )
-    epilogue = problem.epilogue
     return KernelSource(
         fn=spmm_gather,
         constants={
@@ -128,9 +127,7 @@ def gather_source(plan: Plan, naive: bool = False) -> KernelSource:
             "ASM": "" if naive else asm.text,
             "CONSTRAINTS": asm.constraints,
             "X_BYTES": problem.x_itemsize,
-            "HAS_BIAS": epilogue.bias,
-            "HAS_RESIDUAL": epilogue.residual,
-            "ACTIVATION": epilogue.activation,
+            **epilogue_constants(problem.epilogue),
         },
         x_dtype=problem.x_dtype,
         arrays={

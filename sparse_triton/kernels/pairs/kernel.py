@@ -8,7 +8,7 @@ import triton.language as tl
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import has_dependent_launch
-from sparse_triton.kernels.epilogue import f32s, finish, store_pair
+from sparse_triton.kernels.epilogue import epilogue_constants, f32s, finish, store_pair
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.pairs.asm import emit
 from sparse_triton.kernels.pairs.limits import most_registers, tile_of
@@ -131,7 +131,7 @@ def pairs_source(plan: Plan) -> KernelSource:
     tile = tile_of(problem, config)
     blocks, tiles = ceil_div(M, tile.block_m), ceil_div(columns, tile.block_n)
     packed = packed_for(plan.csr, tile)
-    epilogue, dependent = problem.epilogue, has_dependent_launch(plan.device.arch)
+    dependent = has_dependent_launch(plan.device.arch)
     asm = emit(tile, dependent)
     y_row = problem.y_layout == "row"
     return KernelSource(
@@ -146,9 +146,7 @@ def pairs_source(plan: Plan) -> KernelSource:
             "COLUMNS_FASTEST": config.fastest == "columns",
             "ASM": asm.text,
             "CONSTRAINTS": asm.constraints,
-            "HAS_BIAS": epilogue.bias,
-            "HAS_RESIDUAL": epilogue.residual,
-            "ACTIVATION": epilogue.activation,
+            **epilogue_constants(problem.epilogue),
         },
         x_dtype=problem.x_dtype,
         arrays=packed._asdict(),

@@ -8,7 +8,7 @@ import triton.language as tl
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import has_dependent_launch
-from sparse_triton.kernels.epilogue import finish
+from sparse_triton.kernels.epilogue import epilogue_constants, finish
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.tf32x3.limits import BLOCK_K, tile_of, warps_of
 from sparse_triton.kernels.tf32x3.split import halves_for
@@ -119,7 +119,7 @@ def tf32x3_source(plan: Plan) -> KernelSource:
     M, K, N = problem.M, problem.K, problem.N
     tile = tile_of(problem, config)
     halves = halves_for(plan.csr, tile.block_m)
-    epilogue, dependent = problem.epilogue, has_dependent_launch(plan.device.arch)
+    dependent = has_dependent_launch(plan.device.arch)
     return KernelSource(
         fn=spmm_tf32x3,
         constants={
@@ -132,9 +132,7 @@ def tf32x3_source(plan: Plan) -> KernelSource:
             "COLUMNS_FASTEST": config.fastest == "columns",
             "DEPENDENT": dependent,
             "IN_FLIGHT": plan.device.arch // 10 == 9,
-            "HAS_BIAS": epilogue.bias,
-            "HAS_RESIDUAL": epilogue.residual,
-            "ACTIVATION": epilogue.activation,
+            **epilogue_constants(problem.epilogue),
         },
         x_dtype=problem.x_dtype,
         arrays={"high": halves.high, "low": halves.low},

@@ -17,6 +17,7 @@ from sparse_triton.config import (
     KernelConfig,
     ceil_div,
     counts_why_not,
+    filled,
     next_power_of_two,
     powers_of_two,
 )
@@ -24,7 +25,7 @@ from sparse_triton.device import Device
 from sparse_triton.kernel import Kernel
 from sparse_triton.kernels.exchange import cluster_sizes, cluster_why_not
 from sparse_triton.kernels.family import Family, Plan, Space
-from sparse_triton.kernels.unrolled.estimate import SHORT_ROWS, filled, in_turns
+from sparse_triton.kernels.unrolled.estimate import SHORT_ROWS, in_turns
 from sparse_triton.kernels.unrolled.interpreter import interpret
 from sparse_triton.kernels.unrolled.limits import problem_why_not, resources_why_not, shape_why_not
 from sparse_triton.kernels.unrolled.schedule import unrolled_program

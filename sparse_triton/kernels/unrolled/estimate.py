@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sparse_triton.config import KernelConfig, ceil_div
+from sparse_triton.config import KernelConfig, ceil_div, filled
 from sparse_triton.device import Device
 from sparse_triton.kernels.unrolled.limits import pieces_of
 from sparse_triton.problem import SpmmProblem
@@ -53,8 +53,3 @@ def in_turns(problem: SpmmProblem, device: Device) -> tuple[float, KernelConfig]
 
 def _wave_us(problem: SpmmProblem, M_blocks: int) -> float:
     return WAVE_US + problem.K * COLUMN_US + problem.nnz / M_blocks * PRODUCT_US
-
-
-def filled(count: int, unit: int, least: float = 0.9) -> bool:
-    """Whether that share of all units, the last one included, is filled."""
-    return count >= least * unit * ceil_div(count, unit)

@@ -8,7 +8,7 @@ import triton.language as tl
 from sparse_triton.build import KernelSource
 from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
-from sparse_triton.kernels.epilogue import f32s, store_row
+from sparse_triton.kernels.epilogue import epilogue_constants, f32s, store_row
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.unrolled.limits import exchange_of
 from sparse_triton.kernels.unrolled.ptx import Place, Spelling, emit, held_rows
@@ -102,7 +102,6 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
     spelling = Spelling(columns, row_bytes, exchange, dependent, config.starts, place)
     asm = emit(program, spelling)
     row_major = problem.y_layout == "row"
-    epilogue = problem.epilogue
     return KernelSource(
         fn=spmm_unrolled,
         constants={
@@ -120,9 +119,7 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
             "COLUMNS_FASTEST": config.fastest == "columns",
             "ASM": asm.text,
             "CONSTRAINTS": asm.constraints,
-            "HAS_BIAS": epilogue.bias,
-            "HAS_RESIDUAL": epilogue.residual,
-            "ACTIVATION": epilogue.activation,
+            **epilogue_constants(problem.epilogue),
         },
         x_dtype=problem.x_dtype,
         arrays={"rows": held_rows(program, exchange)},

@@ -8,7 +8,6 @@ so that multiprocessors do not wait for the last program of each.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -29,14 +28,10 @@ def piece_sources(plan: Plan) -> list[KernelSource]:
 
 def cut(program: Program, plan: Plan) -> Iterator[Program]:
     """Whole stacks of row blocks, as few pieces as are no longer than ``LONGEST_PIECE``."""
-    stack, bodies = plan.config.stack, program.parts * program.chunks
+    stack = plan.config.stack
     products = plan.problem.nnz * plan.config.vector
     stacks = len(program.rows) // stack
     pieces = pieces_of(products, stacks, LONGEST_PIECE)
     cuts = np.arange(pieces + 1) * stacks // pieces * stack
     for first, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
-        yield replace(
-            program,
-            rows=program.rows[first:end],
-            bodies=program.bodies[first * bodies : end * bodies],
-        )
+        yield program.some_blocks(first, end)

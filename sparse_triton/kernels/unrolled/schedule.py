@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +51,13 @@ class Program:
     @property
     def block_m(self) -> int:
         return int(self.rows.shape[1])
+
+    def some_blocks(self, first: int, end: int) -> Program:
+        """Row blocks ``first ... end - 1``."""
+        each = len(self.bodies) // len(self.rows)
+        return replace(
+            self, rows=self.rows[first:end], bodies=self.bodies[first * each : end * each]
+        )
 
     def whole_body(self, i: int) -> tuple[Op, ...]:
         """All chunks of body ``b * parts + q``."""
