@@ -85,6 +85,8 @@ def plot(rows: list[Row], title: str, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from benchmarks.pictures import legend_above
+
     panels = groups(rows)
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(11, 2.8 * len(panels)), squeeze=False, constrained_layout=True
@@ -114,7 +116,7 @@ def plot(rows: list[Row], title: str, path: Path) -> None:
         axis.set_xticks(range(len(group)), labels, fontsize=6)
         axis.set_ylabel("× cuDNN fp32")
         axis.set_title(f"batch {batch}, {float(sparsity):.0%} zeros", fontsize=10, loc="left")
-    axes[0, 0].legend(ncols=4, fontsize=8, loc="upper right")
+    legend_above(axes[0, 0], ncols=4, fontsize=8)
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

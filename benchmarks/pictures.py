@@ -49,8 +49,13 @@ def _speedups(axis: Any, group: list[Row]) -> None:
     labels = [f"{r['problem']}\n{r['M']}·{r['K']}\n·{r['N']}" for r in group]
     axis.set_xticks(range(len(group) + 1), [*labels, "geo-\nmetric\nmean"], fontsize=6.5)
     axis.set_ylabel(f"× {COLUMNS[BASELINE]}")
-    axis.set_ylim(top=1.2 * axis.get_ylim()[1])  # room for the legend
-    axis.legend(ncols=len(bars), fontsize=7, loc="upper right")
+    legend_above(axis, ncols=len(bars), fontsize=7)
+
+
+def legend_above(axis: Any, **how: Any) -> None:
+    """A legend that covers no bar."""
+    axis.set_ylim(top=1.2 * axis.get_ylim()[1])
+    axis.legend(loc="upper right", **how)
 
 
 def _floor(axis: Any, group: list[Row]) -> None:
