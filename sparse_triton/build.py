@@ -197,7 +197,7 @@ def compile_kernel(source: KernelSource, arch: int) -> TritonKernel:
     if compiled is None:
         ast = ASTSource(source.fn, signature, constexprs, attributes)
         try:
-            compiled = triton.compile(ast, target=GPUTarget("cuda", arch, 32), options=options)
+            compiled = _compile(ast, arch, options)
         except (TritonError, RuntimeError) as e:
             reason = str(e).partition("Repro command")[0].strip()[:2000]
             raise BuildError(
@@ -205,6 +205,17 @@ def compile_kernel(source: KernelSource, arch: int) -> TritonKernel:
             ) from None
         _compiled[key] = compiled
     return TritonKernel(source, compiled)
+
+
+def _compile(ast: ASTSource, arch: int, options: dict[str, Any], again: int = 3) -> CompiledKernel:
+    """Python before 3.11.8 and 3.12.1 at times cannot parse in several threads at once (CPython
+    issue 106905): a ``SystemError`` that does not come twice."""
+    try:
+        return triton.compile(ast, target=GPUTarget("cuda", arch, 32), options=options)
+    except SystemError:
+        if not again:
+            raise
+        return _compile(ast, arch, options, again - 1)
 
 
 def _constexprs(source: KernelSource) -> dict[str, Any]:

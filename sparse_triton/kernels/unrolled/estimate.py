@@ -28,7 +28,7 @@ class Shape(NamedTuple):
     prefetch: int
 
 
-SHAPES = (Shape(64, 16), Shape(86, 8))
+SHAPES = (Shape(64, 16), Shape(86, 16))
 
 
 def in_turns(problem: SpmmProblem, device: Device) -> tuple[float, KernelConfig] | None:
