@@ -72,6 +72,16 @@ def compiled_calls(
     return calls, left_out
 
 
+def search_space() -> dict[str, str]:
+    """What ``torch.compile(mode="max-autotune")`` chooses from, by its environment variables."""
+    from torch._inductor import config
+
+    return {
+        "products": config.max_autotune_gemm_backends,
+        "convolutions": config.max_autotune_conv_backends,
+    }
+
+
 def _folded(model: nn.Module, x: torch.Tensor) -> nn.Module:
     """A copy with BatchNorms folded, and attention as it is fastest in float32."""
     return with_written_attention(fold_batch_norms_(copy.deepcopy(model)), x.is_cuda)

@@ -33,6 +33,7 @@ from benchmarks.dense_models import (
     dense_calls,
     fold_batch_norms_,
     forward,
+    search_space,
 )
 from benchmarks.kernel_times import kernel_times
 from benchmarks.networks import Network
@@ -116,6 +117,7 @@ def row(name: str, dense: nn.Module, x: torch.Tensor, options: Options) -> Row:
         "tuning": tuning,
         "choices": ran,
         "kernels": kernels,
+        "searched": {} if options.compiled is None else search_space(),
         "left_out": left_out,
         "seconds": clock.seconds,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,25 @@ def latencies(rows: list[Row]) -> str:
         layers = f"{row['sparse_layers']} of {row['layers']}"
         lines.append([row["network"], str(row["batch"]), *ms, f"{speedup(row, OURS):.2f}", layers])
     return _markdown(head, lines)
+
+
+def searched(rows: list[Row]) -> str:
+    """What ``torch.compile`` chose from, and where it is missing; empty where it took no part."""
+    networks = defaultdict(list)
+    for row in rows:
+        if row.get("searched"):
+            space = ", ".join(f"{what} from {where}" for what, where in row["searched"].items())
+            networks[space].append(f"{row['network']} at batch {row['batch']}")
+    spaces = [f"{space} ({', '.join(names)})" for space, names in networks.items()]
+    missing = [
+        f"{row['network']} at batch {row['batch']}, {COLUMNS[name]}: {why}"
+        for row in rows
+        for name, why in row["left_out"].items()
+    ]
+    if not spaces and not missing:
+        return ""
+    words = "; ".join([*spaces, *missing])
+    return f'*Compiled* is `torch.compile(mode="max-autotune")`, which chooses {words}.'
 
 
 def sizes(rows: list[Row]) -> str:

@@ -70,9 +70,9 @@ def _llama(rows: Rows) -> str:
 
 
 def _models(rows: Rows) -> str:
-    from benchmarks.models_report import latencies, sizes
+    from benchmarks.models_report import latencies, searched, sizes
 
-    return f"{latencies(rows)}\n\n{sizes(rows)}"
+    return "\n\n".join(filter(None, [latencies(rows), searched(rows), sizes(rows)]))
 
 
 SECTIONS = (

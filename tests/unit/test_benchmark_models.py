@@ -77,6 +77,10 @@ def test_compiled_networks_take_part_or_it_is_said_why_not(
     result = row("small", model, x, Options(budget=None, compiled=0.1))
     assert result["left_out"] == {"compiled_fp32": "not compiled within 0.1 s"}
     assert "compiled_fp32" not in result["us"] and time.monotonic() - started < 20.0
+    said = models_report.searched([result])
+    assert "convolutions from" in said and "(small at batch 1)" in said
+    assert said.endswith("small at batch 1, compiled fp32: not compiled within 0.1 s.")
+    assert not models_report.searched([row("small", model, x, Options(budget=None))])
 
 
 def test_batch_norms_are_folded_around_sparse_layers_too() -> None:
