@@ -25,6 +25,7 @@ class Device:
     cores         multiprocessors, or worker threads on a CPU
     registers     32-bit registers of one multiprocessor
     shared_bytes  shared memory one program may use
+    l2_bytes      the L2 cache, of a GPU
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Device:
     cores: int
     registers: int = 65536
     shared_bytes: int = 99 * 1024
+    l2_bytes: int = 50 * 2**20
 
     @property
     def slug(self) -> str:
@@ -62,6 +64,7 @@ def _cuda(index: int) -> Device:
         cores=p.multi_processor_count,
         registers=p.regs_per_multiprocessor,
         shared_bytes=p.shared_memory_per_block_optin,
+        l2_bytes=p.L2_cache_size,
     )
 
 

@@ -13,10 +13,13 @@ class Columns:
     """``vector`` adjacent columns of dtype ``x_dtype``, fetched by one load of at most 16 bytes.
 
     A load fills ``words`` registers: float32 columns one each, 16-bit columns in pairs, low first.
+
+    hint  a cache policy of loads from global memory (a register), as ``EVICTED_FIRST`` makes one
     """
 
     x_dtype: str
     vector: int
+    hint: str = ""
 
     @property
     def wide(self) -> bool:
@@ -32,13 +35,12 @@ class Columns:
 
         Not ``.nc``: X may be written by the kernel before, up to ``WAIT_FOR_INPUTS``.
         """
-        if not self.wide and self.vector == 1:
-            return f"{guard} ld.{space}.u16 {words[0]}, [{address}];".strip()
-        kind = "f32" if self.wide else "b32"
-        if self.words == 1:
-            return f"{guard} ld.{space}.{kind} {words[0]}, [{address}];".strip()
-        registers = ", ".join(words)
-        return f"{guard} ld.{space}.v{self.words}.{kind} {{{registers}}}, [{address}];".strip()
+        kind = "f32" if self.wide else "b32" if self.vector > 1 else "u16"
+        registers = words[0]
+        if self.words > 1:
+            kind, registers = f"v{self.words}.{kind}", f"{{{', '.join(words)}}}"
+        hinted, hint = (".L2::cache_hint", f", {self.hint}") if self.hint else ("", "")
+        return f"{guard} ld.{space}{hinted}.{kind} {registers}, [{address}]{hint};".strip()
 
     def widen(self, words: list[str], columns: list[str]) -> Iterator[str]:
         """float32 columns out of 16-bit words, through the scratch registers ``t, lo, hi``.
@@ -91,6 +93,12 @@ class Asm:
 
 
 UID = "_${:uid}"  # LLVM replaces it, so that labels stay unique if a text is instantiated twice
+
+# Their lines leave the L2 cache before others: declares the policy ``once`` (sm_80 on).
+EVICTED_FIRST = (
+    ".reg .b64 once;",
+    "createpolicy.fractional.L2::evict_first.b64 once, 1.0;",
+)
 
 # Dependent launch (sm_90 on): the next kernel may start early and fetch its weights; it waits here
 # before it touches anything that an earlier kernel writes.

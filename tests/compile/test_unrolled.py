@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import cache
 from typing import NamedTuple
@@ -216,6 +217,46 @@ def distances(code: str) -> list[int]:
         else:
             found += [i - pending.pop(r) for r in operands[1:] if r in pending]
     return found
+
+
+def instructions(code: str, *names: str) -> list[str]:
+    """Those of the machine code that begin so, in order."""
+    return re.findall(rf"\*/ +(?:@!?U?P\d+ )?((?:{'|'.join(names)})\S*)", code)
+
+
+@pytest.mark.parametrize("vector", [1, 2])
+def test_a_large_y_leaves_the_cache_first(vector: int) -> None:
+    W = weight("random", 64, 32, 0.15, seed=3)
+    small, large = (
+        KernelConfig("unrolled", 1, N // (64 * vector), vector=vector) for N in (4096, 401408)
+    )
+    for config, N, store in ((small, 4096, "STG.E"), (large, 401408, "STG.E.EF")):
+        plan = plan_spmm(problem_for(W, N), config, W.csr, Device.virtual_cuda(90))
+        stores = instructions(sass(parts_of(plan.family.build(plan))[0]), "STG")
+        assert stores == [store + (".64" if vector == 2 else "")] * 64
+
+
+def test_a_large_x_leaves_the_cache_first_where_y_fits() -> None:
+    """A policy stands in the descriptor of every load of X, and of no other."""
+    W = weight("random", 32, 256, 0.1, seed=3)
+    config = KernelConfig("unrolled", 1, 1568)
+    plan = plan_spmm(problem_for(W, 100352), config, W.csr, Device.virtual_cuda(90))
+    (kernel,) = parts_of(plan.family.build(plan))
+    hinted = re.findall(r"ld\.global\.L2::cache_hint\.f32 .*, once;", kernel.compiled.asm["ptx"])
+    assert len(hinted) == loads_of(unrolled_program(plan))
+    loads = re.findall(r"LDG\.E R\d+, (desc\[UR\d+\])", sass(kernel))
+    counts = sorted(loads.count(d) for d in set(loads))
+    assert counts == [32, len(hinted)]  # row numbers, X
+
+
+def test_row_numbers_are_fetched_eight_at_a_time() -> None:
+    """A store keeps loads behind it: one wait for eight rows, not for each."""
+    W = weight("random", 64, 32, 0.15, seed=3)
+    config = KernelConfig("unrolled", 1, 64)
+    plan = plan_spmm(problem_for(W, 4096), config, W.csr, Device.virtual_cuda(90))
+    order = instructions(sass(parts_of(plan.family.build(plan))[0]), "STG", "LDG")
+    waits = sum(a.startswith("STG") and b.startswith("LDG") for a, b in itertools.pairwise(order))
+    assert waits == 7
 
 
 def test_pieces_hold_the_program_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,10 @@ def test_untuned_calls_take_turns_where_large_programs_fill_the_device() -> None
     assert default(64, 256, 100352, 1638).Gy == 4
     assert default(128, 128, 100352, 1638).stack == default(128, 128, 100352, 1638).Gy == 2
     assert default(256, 64, 100352, 1638).stack == 4
+    assert default(256, 1024, 6272, 13107).stack == 2  # half the non-zeros: two blocks
+    for M, nnz in ((256, 819), (64, 205)):  # three to four non-zeros a row
+        short = default(M, 64, 100352, nnz)
+        assert (short.vector, short.stack, M // short.M_blocks) == (2, M // 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from sparse_triton.problem import MANY_COLUMNS, SpmmProblem
 SOME_COLUMNS = 1024
 LONG_PROGRAMS = 45_000  # non-zeros
 CACHED_PROGRAM = 3300  # instructions
+TINY_ROWS = 4  # non-zeros
 LARGE_X_BYTES = 20_000_000
 
 
@@ -134,6 +135,7 @@ class _Shape:
     rows: int = 64
     Gy: int = 1
     stack: int = 1
+    vector: int = 1
     starts: int = 1
     prefetch: int = 8
     fastest: Fastest = "columns"
@@ -150,9 +152,10 @@ def _many_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
     return KernelConfig(
         "unrolled",
         M_blocks=max(1, ceil_div(problem.M, shape.rows)),
-        N_blocks=max(1, ceil_div(problem.N, shape.lanes)),
+        N_blocks=max(1, ceil_div(problem.N, shape.lanes * shape.vector)),
         Gy=shape.Gy,
         stack=shape.stack,
+        vector=shape.vector,
         starts=shape.starts,
         prefetch=shape.prefetch,
         row_blocks="even_nnz",
@@ -161,11 +164,19 @@ def _many_columns(problem: SpmmProblem, device: Device) -> KernelConfig:
 
 
 def _short_rows(problem: SpmmProblem) -> _Shape:
-    """Memory is the limit: one program takes up to four row blocks of a tile."""
-    stack = min(4, 1 << (max(1, ceil_div(problem.M, 64)).bit_length() - 1))
+    """Memory is the limit: one program takes up to four row blocks of a tile, or eight of half the
+    rows and twice the columns where a row is next to nothing but its store."""
+    if problem.nnz <= TINY_ROWS * problem.M and problem.N % 2 == 0:
+        return _Shape(32, rows=32, stack=_stacked(problem.M, 32, 8), vector=2)
+    stack = _stacked(problem.M, 64, 4)
     if stack == 2 and problem.nnz > 8 * problem.M:
         return _Shape(32, Gy=2, stack=2)
     return _Shape(64, stack=stack)
+
+
+def _stacked(M: int, rows: int, most: int) -> int:
+    """Row blocks of one program: a power of two."""
+    return min(most, 1 << (max(1, ceil_div(M, rows)).bit_length() - 1))
 
 
 def _long_rows(problem: SpmmProblem, device: Device) -> _Shape:
@@ -178,7 +189,7 @@ def _long_rows(problem: SpmmProblem, device: Device) -> _Shape:
     if M_blocks == 1:
         return _Shape(32, Gy=4)
     if M_blocks * ceil_div(N, 128) * batch < 2 * device.cores:
-        return _Shape(64, rows=43, Gy=4)
+        return _Shape(64, rows=43, Gy=4, stack=2 if problem.nnz <= 64 * problem.M else 1)
     if filled(N, 256) and problem.K * N * batch * problem.x_itemsize >= LARGE_X_BYTES:
         return _Shape(256, starts=2, prefetch=16, fastest="rows")
     return _Shape(128, Gy=2)

@@ -10,6 +10,7 @@ from sparse_triton.config import ceil_div, grid_of
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
 from sparse_triton.kernels.epilogue import epilogue_constants, f32s, store_row
 from sparse_triton.kernels.family import Plan
+from sparse_triton.kernels.streams import streamed
 from sparse_triton.kernels.unrolled.limits import exchange_of
 from sparse_triton.kernels.unrolled.ptx import Place, Spelling, emit, held_rows
 from sparse_triton.kernels.unrolled.schedule import Program, unrolled_program
@@ -19,14 +20,20 @@ from sparse_triton.kernels.unrolled.schedule import Program, unrolled_program
 # multiprocessor to themselves, loads stay where they were written; in others it costs 5 % and more.
 AS_WRITTEN = "--opt-level 1"
 
+# Row numbers fetched together. A store keeps all loads behind it, so that one number at a time is
+# one wait a row; that is hidden where other groups of a program are not done yet, and eight then
+# take 3 to 6 % longer.
+ROWS_AHEAD = 8
+
 
 @triton.jit
 def spmm_unrolled(  # type: ignore[no-untyped-def]
     x, y, bias, residual, rows, stride_xb, stride_yb,
     N: tl.constexpr, stride_ym: tl.constexpr, stride_yn: tl.constexpr,
     GY: tl.constexpr, K_BLOCKS: tl.constexpr, STACK: tl.constexpr, LANES: tl.constexpr,
-    VECTOR: tl.constexpr, STARTS: tl.constexpr, SHARE: tl.constexpr, EARLY_ROWS: tl.constexpr,
-    COLUMNS_FASTEST: tl.constexpr, ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
+    VECTOR: tl.constexpr, STARTS: tl.constexpr, SHARE: tl.constexpr, ROWS_AHEAD: tl.constexpr,
+    COLUMNS_FASTEST: tl.constexpr, EVICTION: tl.constexpr,
+    ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     i_m = tl.program_id(1 if COLUMNS_FASTEST else 0)
@@ -44,11 +51,8 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
     # Lanes past N read the last columns again: nothing outside X is ever read.
     p_x = (x + i_b * stride_xb + tl.minimum(o_n, N - VECTOR)).to(tl.int64)
     # Rows are asked for before the body, where registers allow it: they do not wait for X.
-    row_of = ()
-    if EARLY_ROWS:
-        for i in tl.static_range(SHARE):
-            row = tl.load(rows + body * SHARE + i)
-            row_of = row_of + (row,)  # type: ignore[assignment]  # noqa: RUF005
+    if ROWS_AHEAD == SHARE:
+        row_of = row_numbers(rows, body, 0, SHARE, SHARE)
     sums = tl.inline_asm_elementwise(
         ASM,
         CONSTRAINTS,
@@ -58,14 +62,31 @@ def spmm_unrolled(  # type: ignore[no-untyped-def]
         pack=1,
     )
 
-    for i in tl.static_range(SHARE):
-        row = row_of[i] if EARLY_ROWS else tl.load(rows + body * SHARE + i)  # -1: padding
-        mask = (row >= 0) & (o_n < N)
-        o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n.to(tl.int64) * stride_yn
-        store_row(
-            y, sums, row, o_y, stride_yn, mask, bias, residual, i * VECTOR, VECTOR, stride_yn == 1,
-            HAS_BIAS, HAS_RESIDUAL, ACTIVATION,
-        )  # fmt: skip
+    for first in tl.static_range(0, SHARE, ROWS_AHEAD):
+        if ROWS_AHEAD < SHARE:
+            row_of = row_numbers(rows, body, first, ROWS_AHEAD, SHARE)
+        for i in tl.static_range(ROWS_AHEAD):
+            if first + i < SHARE:
+                row = row_of[i]  # -1: padding
+                mask = (row >= 0) & (o_n < N)
+                o_y = i_b * stride_yb + row.to(tl.int64) * stride_ym + o_n.to(tl.int64) * stride_yn
+                store_row(
+                    y, sums, row, o_y, stride_yn, mask, bias, residual, (first + i) * VECTOR,
+                    VECTOR, stride_yn == 1, HAS_BIAS, HAS_RESIDUAL, ACTIVATION, EVICTION,
+                )  # fmt: skip
+
+
+@triton.jit
+def row_numbers(  # type: ignore[no-untyped-def]
+    rows, body, FIRST: tl.constexpr, COUNT: tl.constexpr, SHARE: tl.constexpr
+):
+    """Rows of sums ``FIRST ... FIRST + COUNT - 1`` of a body, as far as it holds them."""
+    row_of = ()
+    for i in tl.static_range(COUNT):
+        if FIRST + i < SHARE:
+            row = tl.load(rows + body * SHARE + FIRST + i)
+            row_of = row_of + (row,)  # type: ignore[assignment]  # noqa: RUF005
+    return row_of
 
 
 def unrolled_source(plan: Plan) -> KernelSource:
@@ -98,7 +119,10 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
     lanes = exchange.lanes
     row_bytes = problem.N * problem.x_itemsize
     dependent = has_dependent_launch(plan.device.arch)
-    columns = Columns(problem.x_dtype, config.vector)
+    share, stacks = exchange.block_m // config.parts, program.rows.shape[0] // config.stack
+    read_at_once = place == "alone" and (stacks == 1 or config.fastest == "rows")
+    leaves_first = streamed(problem, plan.device, read_at_once)
+    columns = Columns(problem.x_dtype, config.vector, "once" if leaves_first == "x" else "")
     spelling = Spelling(columns, row_bytes, exchange, dependent, config.starts, place)
     asm = emit(program, spelling)
     row_major = problem.y_layout == "row"
@@ -114,9 +138,10 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
             "LANES": lanes,
             "VECTOR": config.vector,
             "STARTS": config.starts,
-            "SHARE": exchange.block_m // config.parts,
-            "EARLY_ROWS": exchange.block_m // config.parts <= 8,
+            "SHARE": share,
+            "ROWS_AHEAD": min(share, ROWS_AHEAD) if share <= 8 or config.parts == 1 else 1,
             "COLUMNS_FASTEST": config.fastest == "columns",
+            "EVICTION": "evict_first" if leaves_first == "y" else "",
             "ASM": asm.text,
             "CONSTRAINTS": asm.constraints,
             **epilogue_constants(problem.epilogue),
@@ -126,7 +151,7 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
         scalars={"stride_xb": problem.K * problem.N, "stride_yb": problem.M * problem.N},
         grid=grid_of(
             config,
-            program.rows.shape[0] // config.stack,
+            stacks,
             ceil_div(problem.N, lanes * config.vector),
             problem.batch,
         ),

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from sparse_triton.kernels.columns import (
+    EVICTED_FIRST,
     LAUNCH_DEPENDENTS,
     UID,
     WAIT_FOR_INPUTS,
@@ -116,6 +117,7 @@ def _declare(program: Program, spelling: Spelling) -> Iterator[str]:
         (op.slot for body in program.bodies for op in body if isinstance(op, Load)), default=0
     )
     yield ".reg .b64 p;"
+    yield from EVICTED_FIRST if spelling.columns.hint else ()
     for j in range(spelling.columns.vector):
         yield f".reg .f32 a{j}_<{program.block_m}>, x{j}_<{slots}>;"
     if not spelling.columns.wide:
