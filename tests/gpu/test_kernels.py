@@ -111,6 +111,7 @@ def test_tall_dense_tiles(layouts: str, activation: str | None) -> None:
     [
         KernelConfig("unrolled", M_blocks=2, N_blocks=256, Gy=2, vector=2),
         KernelConfig("unrolled", M_blocks=2, N_blocks=64, starts=4, prefetch=16),
+        KernelConfig("unrolled", M_blocks=2, N_blocks=64, starts=4, fastest="columns"),
         KernelConfig("unrolled", M_blocks=2, N_blocks=128, starts=2, fastest="columns"),
     ],
     ids=str,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +110,28 @@ def test_chunks_are_the_body_in_k_order() -> None:
     X = np.random.default_rng(0).standard_normal((900, 8)).astype(np.float32)
     family = FAMILIES["unrolled"]
     assert np.array_equal(family.reference(cut, X), family.reference(whole, X))
+
+
+@pytest.mark.parametrize(
+    ("change", "N", "arch", "cluster"),
+    [
+        ({}, 2048, 90, 2),
+        ({}, 1536, 90, 1),  # three tiles
+        ({}, 2048, 80, 1),
+        ({"fastest": "rows"}, 2048, 90, 1),
+        ({"starts": 2}, 2048, 90, 1),  # two programs a multiprocessor
+    ],
+    ids=str,
+)
+def test_programs_that_are_alone_share_an_instruction_cache_with_one_of_their_code(
+    change: dict[str, Any], N: int, arch: int, cluster: int
+) -> None:
+    W = weight("random", 128, 64, 0.2)
+    config = KernelConfig("unrolled", 2, N // 512, starts=4, prefetch=4, fastest="columns")
+    device = replace(H100, arch=arch)
+    source = unrolled_source(plan_spmm(problem_for(W, N), replace(config, **change), W.csr, device))
+    assert source.cluster == cluster
+    assert math.prod(source.grid) * cluster == N // 512 * 2
 
 
 def test_every_chunk_counts_from_the_pointer_again() -> None:

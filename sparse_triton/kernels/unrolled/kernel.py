@@ -6,9 +6,11 @@ import triton
 import triton.language as tl
 
 from sparse_triton.build import KernelSource
-from sparse_triton.config import ceil_div, grid_of
+from sparse_triton.config import KernelConfig, ceil_div, grid_of
+from sparse_triton.device import Device
 from sparse_triton.kernels.columns import Columns, has_dependent_launch
 from sparse_triton.kernels.epilogue import epilogue_constants, f32s, store_row
+from sparse_triton.kernels.exchange import cluster_sizes
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.streams import streamed
 from sparse_triton.kernels.unrolled.limits import exchange_of
@@ -95,7 +97,8 @@ def unrolled_source(plan: Plan) -> KernelSource:
     Shapes   W [M, K] pruned; x [batch, K, N] row-major and dense; y [batch, M, N] in either layout;
              K, N and the layout fixed by the plan.
     Grid     stacks x column tiles x batch, either of the first two fastest: program (i, j, b)
-             owns stack i of row blocks and column tile j.
+             owns stack i of row blocks and column tile j. With more than two ``starts``, two
+             neighbouring tiles are a cluster, on multiprocessors that share an instruction cache.
     Program  ``stack`` row blocks over one column tile; a cluster of K_blocks programs owns them,
              whose Gy groups share a block's non-empty columns by equal nnz, in k order; each lane
              holds block_m fp32 accumulators for each of its ``vector`` adjacent columns; the
@@ -126,6 +129,8 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
     spelling = Spelling(columns, row_bytes, exchange, dependent, config.starts, place)
     asm = emit(program, spelling)
     row_major = problem.y_layout == "row"
+    tiles = ceil_div(problem.N, lanes * config.vector)
+    cluster = _neighbours(config, tiles, plan.device)
     return KernelSource(
         fn=spmm_unrolled,
         constants={
@@ -149,12 +154,8 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
         x_dtype=problem.x_dtype,
         arrays={"rows": held_rows(program, exchange)},
         scalars={"stride_xb": problem.K * problem.N, "stride_yb": problem.M * problem.N},
-        grid=grid_of(
-            config,
-            stacks,
-            ceil_div(problem.N, lanes * config.vector),
-            problem.batch,
-        ),
+        grid=grid_of(config, stacks, tiles // cluster, problem.batch),
+        cluster=cluster,
         num_warps=config.stack * config.Gy * lanes // 32,
         options={
             "launch_pdl": dependent,
@@ -162,3 +163,10 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
             "ptx_options": AS_WRITTEN if config.starts > 2 else None,
         },
     )
+
+
+def _neighbours(config: KernelConfig, tiles: int, device: Device) -> int:
+    """Programs of one code that are launched as a cluster, on two multiprocessors that share an
+    instruction cache: where each has a multiprocessor to itself."""
+    alone = config.starts > 2 and config.K_blocks == 1 and config.fastest == "columns"
+    return 2 if alone and tiles % 2 == 0 and 2 in cluster_sizes(device) else 1
