@@ -22,8 +22,7 @@ class KernelConfig:
     N_blocks    column tiles (a count, not a size)
     Gy          thread groups that share a row block's K range by equal nnz
     K_blocks    programs of one cluster that share a row block's K range by equal nnz
-    stack       row blocks of one program, over the same column tile of X; of pairs, 64-row tiles of
-                one group of warps
+    stack       row blocks of one program, over the same column tile of X
     vector      adjacent columns of one lane, fetched by one load
     repeat      such groups of columns in one lane, a whole row of lanes apart
     row_blocks  "even_rows" in natural order; "even_nnz" deals rows so that blocks weigh the same;

@@ -31,11 +31,11 @@ class Pairs(Family):
         return pairs_why_not(problem, config, device)
 
     def space(self, problem: SpmmProblem, device: Device) -> Space:
-        """Fields of the ways, 24 combinations at most; only the default where columns are few."""
+        """Fields of the ways, 18 combinations at most; only the default where columns are few."""
         many = problem.N * problem.batch >= WORTHWHILE_COLUMNS
         tiles = [way.tile for way in ways(problem, device)] if many else []
         configs = [self.default_config(problem, device), *(config_of(problem, t) for t in tiles)]
-        fields = ("M_blocks", "N_blocks", "stack", "prefetch")
+        fields = ("M_blocks", "N_blocks")
         return {name: tuple({getattr(c, name): None for c in configs}) for name in fields}
 
     def default_config(self, problem: SpmmProblem, device: Device) -> KernelConfig:

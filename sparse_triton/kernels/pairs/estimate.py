@@ -19,22 +19,17 @@ ENOUGH_PARTNERS = 8  # that a column has on average: nearly all columns then fin
 
 
 class Way(NamedTuple):
-    """A tile, and how many programs of it one multiprocessor holds. ``step_us`` is what these take
-    together for one step along K on an H100, ``wave_us`` until the first tiles are there and after
-    the last product."""
+    """A tile. ``step_us`` is what a program takes for one step along K on an H100, ``wave_us``
+    until the first stage is full and after the last product."""
 
     tile: Tile
-    residents: int
     step_us: float
     wave_us: float
 
 
-WAYS = (
-    Way(Tile(2, 1, 128, ahead=1), 1, 0.76, 4.6),
-    Way(Tile(2, 1, 64, ahead=2), 1, 0.44, 2.5),
-    Way(Tile(2, 1, 48, ahead=1), 2, 0.65, 4.6),
-    Way(Tile(4, 1, 48, ahead=1), 1, 0.72, 4.6),
-    Way(Tile(2, 2, 64, ahead=1), 1, 0.76, 4.8),
+WAYS = tuple(
+    Way(Tile(stack, n), (stack * 2 * (2 * n + 80) + 4 * n) / 1755 / 0.9, 3.5)
+    for stack, n in ((1, 48), (1, 64), (1, 96), (1, 128), (2, 48), (2, 64), (2, 96), (2, 104), (2, 128))
 )
 
 
@@ -48,7 +43,7 @@ def microseconds(problem: SpmmProblem, way: Way, device: Device) -> float:
     """A last wave costs as much as a full one."""
     tiles = ceil_div(problem.N * problem.batch, way.tile.block_n)
     programs = ceil_div(problem.M, way.tile.block_m) * tiles
-    waves = ceil_div(programs, device.cores * way.residents)
+    waves = ceil_div(programs, device.cores)
     return waves * (ceil_div(problem.K, BLOCK_K) * way.step_us + way.wave_us)
 
 
@@ -74,13 +69,11 @@ def config_of(problem: SpmmProblem, tile: Tile) -> KernelConfig:
         "pairs",
         M_blocks=max(1, ceil_div(problem.M, tile.block_m)),
         N_blocks=max(1, ceil_div(columns, tile.block_n)),
-        stack=tile.stack,
-        prefetch=tile.ahead,
     )
 
 
 def fastest(problem: SpmmProblem, device: Device) -> KernelConfig:
     """The smallest tile, legal wherever any is, where none lets columns find partners."""
     found = ways(problem, device)
-    tile = found[0].tile if found else Tile(1, 1, MIN_BLOCK_N)
+    tile = found[0].tile if found else Tile(1, MIN_BLOCK_N)
     return config_of(problem, tile)

@@ -11,14 +11,15 @@ from sparse_triton.kernels.columns import has_dependent_launch
 from sparse_triton.kernels.epilogue import epilogue_constants, f32s, finish, store_pair
 from sparse_triton.kernels.family import Plan
 from sparse_triton.kernels.pairs.asm import emit
-from sparse_triton.kernels.pairs.limits import most_registers, tile_of
+from sparse_triton.kernels.pairs.limits import GROUPS, REGISTERS, THREADS, tile_of
 from sparse_triton.kernels.pairs.pack import packed_for
 
 
 @triton.jit
 def spmm_pairs(  # type: ignore[no-untyped-def]
     x, y, bias, residual, values, selectors, order, first, M, N, K, columns,
-    GROUPS: tl.constexpr, STACK: tl.constexpr, BLOCK_N: tl.constexpr, OUTPUTS: tl.constexpr,
+    GROUPS: tl.constexpr, STACK: tl.constexpr, BLOCK_N: tl.constexpr,
+    LOADERS: tl.constexpr, OUTPUTS: tl.constexpr,
     Y_ROW: tl.constexpr, PAIRED: tl.constexpr, COLUMNS_FASTEST: tl.constexpr,
     ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -26,25 +27,25 @@ def spmm_pairs(  # type: ignore[no-untyped-def]
     i_m = tl.program_id(1 if COLUMNS_FASTEST else 0)
     i_n = tl.program_id(0 if COLUMNS_FASTEST else 1)
     # One axis, one thread an element: any other layout would instantiate the program twice.
-    thread = tl.arange(0, GROUPS * 128)
+    thread = tl.arange(0, 2 * GROUPS * 128)
     zero = thread * 0
     group, member = thread // 128, thread % 128
     # The columns of all of X's matrices are one row of them; those past the last repeat it.
     o_n = i_n * BLOCK_N
     columns, N = columns.to(tl.int32), N.to(tl.int32)
-    column = tl.minimum(o_n + thread % BLOCK_N, columns - 1)
+    loader = tl.minimum(thread % (GROUPS * 128), LOADERS - 1)
+    column = tl.minimum(o_n + loader % BLOCK_N, columns - 1)
     image = column // N
     p_x = x + image.to(tl.int64) * K * N + (column - image * N)
     step = tl.load(first + i_m)
     steps = tl.load(first + i_m + 1) - step
     step = step.to(tl.int64)
-    tile = step * (GROUPS * STACK) + group * STACK
+    tile = step * (GROUPS * STACK) + zero
     sums = tl.inline_asm_elementwise(
         ASM,
         CONSTRAINTS,
-        [(values + tile * 1024 + member * 4).to(tl.int64),
-         (selectors + tile * 256 + member * 2).to(tl.int64),
-         (order + step * 16 + thread // BLOCK_N * 4).to(tl.int64),
+        [(values + tile * 1024).to(tl.int64), (selectors + tile * 256).to(tl.int64),
+         (order + step * 16 + loader // BLOCK_N * 4).to(tl.int64),
          p_x.to(tl.int64), N * 4 + zero, steps + zero, thread],
         dtype=f32s(OUTPUTS),
         is_pure=False,
@@ -137,9 +138,10 @@ def pairs_source(plan: Plan) -> KernelSource:
     return KernelSource(
         fn=spmm_pairs,
         constants={
-            "GROUPS": tile.groups,
+            "GROUPS": GROUPS,
             "STACK": tile.stack,
             "BLOCK_N": tile.block_n,
+            "LOADERS": tile.loaders,
             "OUTPUTS": tile.outputs,
             "Y_ROW": y_row,
             "PAIRED": y_row and N % 2 == 0,
@@ -152,10 +154,10 @@ def pairs_source(plan: Plan) -> KernelSource:
         arrays=packed._asdict(),
         scalars={"M": M, "N": N, "K": problem.K, "columns": columns},
         grid=grid_of(config, blocks, tiles, 1),
-        num_warps=tile.threads // 32,
+        num_warps=2 * THREADS // 32,
         options={
             "launch_pdl": dependent,
-            "maxnreg": most_registers(tile, blocks * tiles, plan.device),
+            "maxnreg": REGISTERS,
         },
         window_bytes=tile.window_bytes,
     )

@@ -4,46 +4,43 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sparse_triton.config import KernelConfig, ceil_div, counts_why_not, next_power_of_two
+from sparse_triton.config import KernelConfig, ceil_div, counts_why_not
 from sparse_triton.device import Device
 from sparse_triton.problem import SpmmProblem
 
 ARCH = 90  # wgmma is Hopper's alone
 BLOCK_K = 32  # 128 bytes of a column: what one shared-memory swizzle spans
 GROUP_ROWS, GROUP_THREADS = 64, 128  # of one product
+GROUPS = 2  # that multiply; as many fetch X
+LOADERS = THREADS = GROUPS * GROUP_THREADS
 LOADS = BLOCK_K // 8  # of eight rows of X in one column
-STAGES = 3
-FULL_MULTIPROCESSOR = 96  # sums of a thread, times groups: each is two registers of about 170
+STAGES = 4
+REGISTERS = 128  # of a thread when the program starts; then
+MULTIPLYING, FETCHING = 200, 56
 ALIGNMENT = 1024  # bytes of a swizzle's pattern
-STATIC_SHARED_BYTES = 16  # the window's anchor
+STATIC_SHARED_BYTES = 16 * STAGES  # two barriers a stage
+VALUES_BYTES, SELECTORS_BYTES = 64 * 16 * 4, 128 * 8  # of one 64-row tile and step
 MIN_COLUMNS = 8
 MAX_ELEMENTS = 2**29
 MIN_BLOCK_N, MAX_BLOCK_N = 32, 128
-MAX_SUMS, MAX_GROUPS = 128, 4
+MAX_STACK = 2
 MAX_COLUMNS = 2**29  # the bytes between rows of X take 32 bits
 MAX_K = 2**16  # rows of X are numbered in 16 bits
 
 
 class Tile(NamedTuple):
-    """groups of 128 threads, each with ``stack`` times 64 rows; columns of all; steps that X is
-    fetched ahead."""
+    """``stack`` times 64 rows for each of the groups that multiply, and the columns of all."""
 
-    groups: int
     stack: int
     block_n: int
-    ahead: int = 1
 
     @property
     def tiles(self) -> int:
-        return self.groups * self.stack
+        return GROUPS * self.stack
 
     @property
     def block_m(self) -> int:
         return GROUP_ROWS * self.tiles
-
-    @property
-    def threads(self) -> int:
-        return GROUP_THREADS * self.groups
 
     @property
     def outputs(self) -> int:
@@ -51,14 +48,19 @@ class Tile(NamedTuple):
         return self.stack * self.block_n // 2
 
     @property
+    def sums(self) -> int:
+        """That a thread adds up for each output: small products apart where there is room."""
+        return 2 if self.outputs <= 64 else 1
+
+    @property
     def loaders(self) -> int:
-        """Threads that fetch X: all columns side by side, once, twice or ``LOADS`` times."""
-        return max(self.block_n << i for i in range(3) if self.block_n << i <= self.threads)
+        """Threads that fetch X: all columns side by side, twice or ``LOADS`` times."""
+        return self.block_n * (LOADS // self.units)
 
     @property
     def units(self) -> int:
         """Loads of such a thread in one step."""
-        return self.block_n * LOADS // self.loaders
+        return 1 if self.block_n * LOADS <= THREADS else 2
 
     @property
     def half_bytes(self) -> int:
@@ -67,7 +69,7 @@ class Tile(NamedTuple):
 
     @property
     def stage_bytes(self) -> int:
-        return 2 * self.half_bytes
+        return 2 * self.half_bytes + self.tiles * (VALUES_BYTES + SELECTORS_BYTES)
 
     @property
     def window_bytes(self) -> int:
@@ -76,21 +78,9 @@ class Tile(NamedTuple):
 
 def tile_of(problem: SpmmProblem, config: KernelConfig) -> Tile:
     rows = ceil_div(problem.M, config.M_blocks)
-    groups = next_power_of_two(ceil_div(ceil_div(rows, GROUP_ROWS), config.stack))
     columns = ceil_div(problem.N * problem.batch, config.N_blocks)
-    block_n = max(MIN_BLOCK_N, ceil_div(columns, 8) * 8)
-    return Tile(groups, config.stack, block_n, config.prefetch)
-
-
-def programs_of(tile: Tile) -> int:
-    """Programs that one multiprocessor may hold: their sums leave room for them."""
-    return min(3, max(1, FULL_MULTIPROCESSOR // (tile.groups * tile.outputs)))
-
-
-def most_registers(tile: Tile, programs: int, device: Device) -> int:
-    """Of a thread, where there are so many programs in all."""
-    residents = min(programs_of(tile), ceil_div(programs, device.cores))
-    return min(255, device.registers // (residents * tile.threads) // 8 * 8)
+    stack = max(1, ceil_div(rows, GROUPS * GROUP_ROWS))
+    return Tile(stack, max(MIN_BLOCK_N, ceil_div(columns, 8) * 8))
 
 
 def pairs_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
@@ -133,15 +123,11 @@ def _problem_why_not(problem: SpmmProblem, device: Device) -> str | None:
 
 def _tile_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -> str | None:
     tile = tile_of(problem, config)
-    sums = tile.groups * tile.outputs
-    if sums > MAX_SUMS or tile.groups > MAX_GROUPS or tile.block_n > MAX_BLOCK_N:
+    if tile.stack > MAX_STACK or tile.block_n > MAX_BLOCK_N:
         return (
-            f"a tile of {tile.block_m} x {tile.block_n} in {tile.groups} groups of 128 threads "
-            f"has {sums} sums in a thread of each; the limits are {MAX_SUMS} sums, {MAX_GROUPS} "
-            f"groups and {MAX_BLOCK_N} columns; use more M_blocks or N_blocks"
+            f"a tile has at most {GROUPS * MAX_STACK * GROUP_ROWS} rows and {MAX_BLOCK_N} columns, "
+            f"got {tile.block_m} and {tile.block_n}; use more M_blocks or N_blocks"
         )
-    if config.prefetch not in (1, 2):
-        return f"prefetch must be 1 or 2 steps of X, got {config.prefetch}; use prefetch=1"
     needed = tile.window_bytes + STATIC_SHARED_BYTES
     if needed > device.shared_bytes:
         return (

@@ -1,47 +1,91 @@
-"""Family ``pairs`` in PTX: X, split and turned on its way into shared memory.
+"""Family ``pairs`` in PTX: filling a stage, X split and turned on its way into shared memory.
 
-Pieces of 16 bytes, K fastest, swizzled as 128-byte rows are: a column of one step has eight of high
-halves (four floats each), and in another such row four of X in bfloat16 and four of its low halves.
+X in pieces of 16 bytes, K fastest, swizzled as 128-byte rows are: a column of one step has eight of
+high halves (four floats each), and in another such row four of X in bfloat16 and four of its low
+halves. W follows as it lies in memory, copied by the unit for that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sparse_triton.kernels.columns import UID
 from sparse_triton.kernels.pairs.limits import (
-    ALIGNMENT,
     BLOCK_K,
-    STAGES,
-    STATIC_SHARED_BYTES,
+    SELECTORS_BYTES,
+    THREADS,
+    VALUES_BYTES,
     Tile,
 )
+from sparse_triton.kernels.pairs.ring import EMPTY, WARP, advance, wait
 
 ORDER_BYTES = 2 * BLOCK_K  # of a step
 
 
-def declare_x(tile: Tile) -> Iterator[str]:
+def ahead(tile: Tile) -> int:
+    """Steps that X is fetched before it is stored: 16 registers."""
+    return 2 // tile.units
+
+
+def declare_stage(tile: Tile) -> Iterator[str]:
     """``k``: numbers of rows of X, two a word; ``x``: their elements; ``wide, half``: where pieces
-    of high halves and of bfloat16 go in a stage, which begins at ``cur``."""
-    yield f".shared .align 16 .b8 anchor[{STATIC_SHARED_BYTES}];"
-    yield ".reg .b64 po, px, p;"
-    yield ".reg .b32 base, end, cur, at, o, c, n, stride, t, y<8>, z<8>;"
+    of high halves and of bfloat16 go in a stage."""
+    yield ".reg .b64 pv, ps, po, px, p;"
+    yield ".reg .b32 at, o, c, n, stride, y<8>, z<8>;"
     yield f".reg .b32 wide<{tile.units}>, half<{tile.units}>;"
-    yield f".reg .b32 k<{4 * tile.units}>, x<{8 * tile.units * tile.ahead}>;"
-    yield ".reg .pred loads;"
+    yield f".reg .b32 k<{4 * tile.units}>, x<{8 * tile.units * ahead(tile)}>;"
+    yield ".reg .pred copies;"
 
 
-def window(tile: Tile, thread: str) -> Iterator[str]:
-    """Where stages are, and this thread's elements in one. Piece i of 16 bytes of column n lies at
-    place i ^ n % 8 of its 128 bytes. Load q takes pieces a = q % 2 + q / 2 * 4 and a + 2 of the
-    high halves, and is piece q of X in bfloat16 and q + 4 of its low halves."""
-    yield "mov.u32 base, anchor;"
-    yield f"add.u32 base, base, {STATIC_SHARED_BYTES + ALIGNMENT - 1};"
-    yield f"and.b32 base, base, {-ALIGNMENT};"
-    yield f"add.u32 end, base, {STAGES * tile.stage_bytes};"
-    yield "mov.b32 cur, base;"
-    yield f"rem.u32 n, {thread}, {tile.block_n};"
-    yield f"div.u32 c, {thread}, {tile.block_n};"
-    yield f"setp.lt.u32 loads, {thread}, {tile.loaders};"
+def fill(tile: Tile, wait_for_inputs: list[str]) -> Iterator[str]:
+    """What a warp that fetches does, all steps. One thread has W copied too."""
+    yield f"sub.u32 thread, thread, {THREADS};"
+    yield "setp.eq.u32 copies, thread, 0;"
+    yield f"and.b32 t, thread, {-WARP};"
+    yield f"setp.ge.u32 more, t, {tile.loaders};"
+    yield "@more exit;"
+    yield "mov.b32 phase, 1;"
+    yield from window(tile)
+    yield from load_order(tile)
+    yield from wait_for_inputs
+    for i in range(ahead(tile)):
+        yield from load_x(tile, i)
+        yield from load_order(tile)
+    yield f"FILL{UID}:"
+    for i in range(ahead(tile)):
+        yield from wait(EMPTY, f"FREE{i}")
+        yield from copy_weight(tile)
+        yield from store_x(tile, i)
+        yield "fence.proxy.async.shared::cta;"
+        yield "bar.warp.sync -1;"
+        yield "@leads mbarrier.arrive.shared::cta.b64 _, [full];"
+        yield from load_x(tile, i)
+        yield from load_order(tile)
+        yield from advance(tile)
+    yield f"sub.s32 left, left, {ahead(tile)};"
+    yield "setp.gt.s32 more, left, 0;"
+    yield f"@more bra FILL{UID};"
+
+
+def copy_weight(tile: Tile) -> Iterator[str]:
+    values, selectors = tile.tiles * VALUES_BYTES, tile.tiles * SELECTORS_BYTES
+    copy = "@copies cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+    yield f"@copies mbarrier.arrive.expect_tx.shared::cta.b64 _, [full], {values + selectors};"
+    yield f"add.u32 o, cur, {2 * tile.half_bytes};"
+    yield f"{copy} [o], [pv], {values}, [full];"
+    yield f"add.u32 o, o, {values};"
+    yield f"{copy} [o], [ps], {selectors}, [full];"
+    yield f"add.s64 pv, pv, {values};"
+    yield f"add.s64 ps, ps, {selectors};"
+
+
+def window(tile: Tile) -> Iterator[str]:
+    """This thread's elements. Piece i of 16 bytes of column n lies at place i ^ n % 8 of its 128
+    bytes. Load q takes pieces a = q % 2 + q / 2 * 4 and a + 2 of the high halves, and is piece q of
+    X in bfloat16 and q + 4 of its low halves. Threads past the last do what it does."""
+    yield f"min.u32 t, thread, {tile.loaders - 1};"
+    yield f"rem.u32 n, t, {tile.block_n};"
+    yield f"div.u32 c, t, {tile.block_n};"
     yield "and.b32 t, n, 7;"
     for i in range(tile.units):
         yield f"add.u32 o, c, {i * (tile.loaders // tile.block_n)};"
@@ -59,19 +103,19 @@ def load_order(tile: Tile) -> Iterator[str]:
     for i in range(tile.units):
         names = ", ".join(f"k{4 * i + j}" for j in range(4))
         at = i * 16 * (tile.loaders // tile.block_n)
-        yield f"@loads ld.global.v4.b32 {{{names}}}, [po+{at}];"
+        yield f"ld.global.v4.b32 {{{names}}}, [po+{at}];"
     yield f"add.s64 po, po, {ORDER_BYTES};"
 
 
-def load_x(tile: Tile, step: int) -> Iterator[str]:
-    of = 8 * tile.units * (step % tile.ahead)
+def load_x(tile: Tile, turn: int) -> Iterator[str]:
+    of = 8 * tile.units * turn
     for i in range(4 * tile.units):
         yield f"and.b32 t, k{i}, 0xffff;"
         yield "mad.wide.u32 p, t, stride, px;"
-        yield f"@loads ld.global.b32 x{of + 2 * i}, [p];"
+        yield f"ld.global.b32 x{of + 2 * i}, [p];"
         yield f"shr.u32 t, k{i}, 16;"
         yield "mad.wide.u32 p, t, stride, px;"
-        yield f"@loads ld.global.b32 x{of + 2 * i + 1}, [p];"
+        yield f"ld.global.b32 x{of + 2 * i + 1}, [p];"
 
 
 def split(word: str, high: str, low: str) -> Iterator[str]:
@@ -85,23 +129,23 @@ def in_half(out: str, first: str, second: str) -> str:
     return f"cvt.rn.bf16x2.f32 {out}, {second}, {first};"
 
 
-def store_x(tile: Tile, step: int) -> Iterator[str]:
+def store_x(tile: Tile, turn: int) -> Iterator[str]:
     """Two columns each of slots s, s + 1, s + 4 and s + 5; in bfloat16 s + 4 comes second."""
     pairs = ((0, 1), (4, 5), (2, 3), (6, 7))
     for i in range(tile.units):
-        x = 8 * (tile.units * (step % tile.ahead) + i)
+        x = 8 * (tile.units * turn + i)
         yield f"add.u32 at, cur, half{i};"
         for place, (a, b) in enumerate(pairs):
             yield in_half(f"y{place}", f"x{x + a}", f"x{x + b}")
-        yield f"@loads st.shared.v4.b32 [at+{tile.half_bytes}], {{y0, y1, y2, y3}};"
+        yield f"st.shared.v4.b32 [at+{tile.half_bytes}], {{y0, y1, y2, y3}};"
         yield f"add.u32 o, cur, wide{i};"
         for four in (0, 4):
             for j in range(four, four + 4):
                 yield from split(f"x{x + j}", f"y{j}", f"z{j}")
             words = ", ".join(f"y{j}" for j in range(four, four + 4))
-            yield f"@loads st.shared.v4.b32 [o], {{{words}}};"
+            yield f"st.shared.v4.b32 [o], {{{words}}};"
             yield "xor.b32 o, o, 32;"
         for place, (a, b) in enumerate(pairs):
             yield in_half(f"y{place}", f"z{a}", f"z{b}")
         yield "xor.b32 at, at, 64;"
-        yield f"@loads st.shared.v4.b32 [at+{tile.half_bytes}], {{y0, y1, y2, y3}};"
+        yield f"st.shared.v4.b32 [at+{tile.half_bytes}], {{y0, y1, y2, y3}};"
