@@ -19,7 +19,7 @@ from sparse_triton.kernels.pairs.pack import packed_for
 def spmm_pairs(  # type: ignore[no-untyped-def]
     x, y, bias, residual, values, selectors, order, first, M, N, K, columns,
     GROUPS: tl.constexpr, STACK: tl.constexpr, BLOCK_N: tl.constexpr,
-    LOADERS: tl.constexpr, OUTPUTS: tl.constexpr,
+    TEAM: tl.constexpr, OUTPUTS: tl.constexpr,
     Y_ROW: tl.constexpr, PAIRED: tl.constexpr, COLUMNS_FASTEST: tl.constexpr,
     ASM: tl.constexpr, CONSTRAINTS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -33,8 +33,7 @@ def spmm_pairs(  # type: ignore[no-untyped-def]
     # The columns of all of X's matrices are one row of them; those past the last repeat it.
     o_n = i_n * BLOCK_N
     columns, N = columns.to(tl.int32), N.to(tl.int32)
-    loader = tl.minimum(thread % (GROUPS * 128), LOADERS - 1)
-    column = tl.minimum(o_n + loader % BLOCK_N, columns - 1)
+    column = tl.minimum(o_n + tl.minimum(thread % TEAM, BLOCK_N - 1), columns - 1)
     image = column // N
     p_x = x + image.to(tl.int64) * K * N + (column - image * N)
     step = tl.load(first + i_m)
@@ -45,8 +44,7 @@ def spmm_pairs(  # type: ignore[no-untyped-def]
         ASM,
         CONSTRAINTS,
         [(values + tile * 1024).to(tl.int64), (selectors + tile * 256).to(tl.int64),
-         (order + step * 16 + loader // BLOCK_N * 4).to(tl.int64),
-         p_x.to(tl.int64), N * 4 + zero, steps + zero, thread],
+         (order + step * 16 + zero).to(tl.int64), p_x.to(tl.int64), N * 4 + zero, steps + zero, thread],
         dtype=f32s(OUTPUTS),
         is_pure=False,
         pack=1,
@@ -141,7 +139,7 @@ def pairs_source(plan: Plan) -> KernelSource:
             "GROUPS": GROUPS,
             "STACK": tile.stack,
             "BLOCK_N": tile.block_n,
-            "LOADERS": tile.loaders,
+            "TEAM": tile.team,
             "OUTPUTS": tile.outputs,
             "Y_ROW": y_row,
             "PAIRED": y_row and N % 2 == 0,

@@ -12,11 +12,11 @@ ARCH = 90  # wgmma is Hopper's alone
 BLOCK_K = 32  # 128 bytes of a column: what one shared-memory swizzle spans
 GROUP_ROWS, GROUP_THREADS = 64, 128  # of one product
 GROUPS = 2  # that multiply; as many fetch X
-LOADERS = THREADS = GROUPS * GROUP_THREADS
-LOADS = BLOCK_K // 8  # of eight rows of X in one column
+THREADS = GROUPS * GROUP_THREADS
+WARP = 32
 STAGES = 4
 REGISTERS = 128  # of a thread when the program starts; then
-MULTIPLYING, FETCHING = 200, 56
+MULTIPLYING, FETCHING = 192, 64
 ALIGNMENT = 1024  # bytes of a swizzle's pattern
 STATIC_SHARED_BYTES = 16 * STAGES  # two barriers a stage
 VALUES_BYTES, SELECTORS_BYTES = 64 * 16 * 4, 128 * 8  # of one 64-row tile and step
@@ -53,14 +53,13 @@ class Tile(NamedTuple):
         return 2 if self.outputs <= 64 else 1
 
     @property
-    def loaders(self) -> int:
-        """Threads that fetch X: all columns side by side, twice or ``LOADS`` times."""
-        return self.block_n * (LOADS // self.units)
+    def team(self) -> int:
+        """Threads that fetch X of one step, a column each; the next team has the next step."""
+        return 64 if self.block_n <= 64 else 128
 
     @property
-    def units(self) -> int:
-        """Loads of such a thread in one step."""
-        return 1 if self.block_n * LOADS <= THREADS else 2
+    def teams(self) -> int:
+        return THREADS // self.team
 
     @property
     def half_bytes(self) -> int:

@@ -29,7 +29,7 @@ Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 SLOTS = BLOCK_K // 2
 CHUNK_OF = np.array([[0, 2], [1, 3], [4, 6], [5, 7]])  # fours of columns that a loader takes
-STEPS_AHEAD = 3  # fetched beyond the last
+STEPS_AHEAD = 4  # fetched beyond the last
 
 
 class Packed(NamedTuple):

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sparse_triton.config import ceil_div
 from sparse_triton.kernels.columns import UID
 from sparse_triton.kernels.pairs.limits import (
     ALIGNMENT,
     STAGES,
     STATIC_SHARED_BYTES,
     THREADS,
+    WARP,
     Tile,
 )
 
-WARP = 32
 EMPTY = 8 * STAGES  # from the one barrier to the other
 
 
@@ -41,7 +42,7 @@ def begin(tile: Tile) -> Iterator[str]:
     yield "setp.eq.u32 leads, t, 0;"
     yield "setp.eq.u32 more, thread, 0;"
     for stage in range(STAGES):
-        fetching = 1 + -(-tile.loaders // WARP)
+        fetching = 1 + ceil_div(tile.block_n, WARP)
         yield f"@more mbarrier.init.shared::cta.b64 [first+{8 * stage}], {fetching};"
         multiplying = THREADS // WARP
         yield f"@more mbarrier.init.shared::cta.b64 [first+{EMPTY + 8 * stage}], {multiplying};"
@@ -56,10 +57,10 @@ def wait(at: int, label: str) -> Iterator[str]:
     yield f"@!more bra {label}{UID};"
 
 
-def advance(tile: Tile) -> Iterator[str]:
-    yield f"add.u32 cur, cur, {tile.stage_bytes};"
-    yield "add.u32 full, full, 8;"
+def advance(tile: Tile, steps: int = 1) -> Iterator[str]:
+    yield f"add.u32 cur, cur, {steps * tile.stage_bytes};"
+    yield f"add.u32 full, full, {steps * 8};"
     yield "setp.ge.u32 more, cur, end;"
-    yield "@more mov.b32 cur, base;"
-    yield "@more mov.b32 full, first;"
+    yield f"@more sub.u32 cur, cur, {STAGES * tile.stage_bytes};"
+    yield f"@more sub.u32 full, full, {STAGES * 8};"
     yield "@more xor.b32 phase, phase, 1;"

@@ -15,56 +15,69 @@ from sparse_triton.kernels.pairs.limits import (
     SELECTORS_BYTES,
     THREADS,
     VALUES_BYTES,
+    WARP,
     Tile,
 )
-from sparse_triton.kernels.pairs.ring import EMPTY, WARP, advance, wait
+from sparse_triton.kernels.pairs.ring import EMPTY, advance, wait
 
 ORDER_BYTES = 2 * BLOCK_K  # of a step
-
-
-def ahead(tile: Tile) -> int:
-    """Steps that X is fetched before it is stored: 16 registers."""
-    return 2 // tile.units
+CHUNKS = BLOCK_K // 8  # of a column: two pieces of high halves, one of each other kind
 
 
 def declare_stage(tile: Tile) -> Iterator[str]:
-    """``k``: numbers of rows of X, two a word; ``x``: their elements; ``wide, half``: where pieces
-    of high halves and of bfloat16 go in a stage."""
+    """``order``: two rows' numbers, a lane each; ``x``: a column's elements; ``column``: where it
+    goes in a stage, ``turn`` by what its pieces are swizzled there."""
     yield ".reg .b64 pv, ps, po, px, p;"
-    yield ".reg .b32 at, o, c, n, stride, y<8>, z<8>;"
-    yield f".reg .b32 wide<{tile.units}>, half<{tile.units}>;"
-    yield f".reg .b32 k<{4 * tile.units}>, x<{8 * tile.units * ahead(tile)}>;"
+    yield f".reg .b32 order, column, turn, at, o, k, stride, x<{BLOCK_K}>, y<4>, z<8>;"
     yield ".reg .pred copies;"
 
 
 def fill(tile: Tile, wait_for_inputs: list[str]) -> Iterator[str]:
-    """What a warp that fetches does, all steps. One thread has W copied too."""
-    yield f"sub.u32 thread, thread, {THREADS};"
-    yield "setp.eq.u32 copies, thread, 0;"
-    yield f"and.b32 t, thread, {-WARP};"
-    yield f"setp.ge.u32 more, t, {tile.loaders};"
-    yield "@more exit;"
-    yield "mov.b32 phase, 1;"
-    yield from window(tile)
+    """What a warp that fetches does: every step of its team. One thread has W copied too. Teams
+    take turns because a step is a long chain of waits."""
+    yield from _begin(tile)
     yield from load_order(tile)
     yield from wait_for_inputs
-    for i in range(ahead(tile)):
-        yield from load_x(tile, i)
-        yield from load_order(tile)
+    yield "setp.le.s32 more, left, 0;"
+    yield "@more exit;"
     yield f"FILL{UID}:"
-    for i in range(ahead(tile)):
-        yield from wait(EMPTY, f"FREE{i}")
-        yield from copy_weight(tile)
-        yield from store_x(tile, i)
-        yield "fence.proxy.async.shared::cta;"
-        yield "bar.warp.sync -1;"
-        yield "@leads mbarrier.arrive.shared::cta.b64 _, [full];"
-        yield from load_x(tile, i)
-        yield from load_order(tile)
-        yield from advance(tile)
-    yield f"sub.s32 left, left, {ahead(tile)};"
+    yield from load_x()
+    yield from load_order(tile)
+    yield from wait(EMPTY, "FREE")
+    yield from copy_weight(tile)
+    yield from store_x(tile)
+    yield "fence.proxy.async.shared::cta;"
+    yield "bar.warp.sync -1;"
+    yield "@leads mbarrier.arrive.shared::cta.b64 _, [full];"
+    yield from advance(tile, tile.teams)
+    yield f"sub.s32 left, left, {tile.teams};"
     yield "setp.gt.s32 more, left, 0;"
     yield f"@more bra FILL{UID};"
+
+
+def _begin(tile: Tile) -> Iterator[str]:
+    """Threads past the last column do what its thread does; warps past it end."""
+    yield "shfl.sync.idx.b32 t, thread, 0, 31, -1;"
+    yield f"sub.u32 t, t, {THREADS};"
+    yield f"div.u32 at, t, {tile.team};"
+    yield "sub.u32 left, left, at;"
+    yield f"mad.lo.u32 cur, at, {tile.stage_bytes}, cur;"
+    yield "mad.lo.u32 full, at, 8, full;"
+    yield f"mad.wide.u32 pv, at, {tile.tiles * VALUES_BYTES}, pv;"
+    yield f"mad.wide.u32 ps, at, {tile.tiles * SELECTORS_BYTES}, ps;"
+    yield f"mad.wide.u32 po, at, {ORDER_BYTES}, po;"
+    yield f"and.b32 t, t, {tile.team - 1};"
+    yield f"setp.ge.u32 more, t, {tile.block_n};"
+    yield "@more exit;"
+    yield f"and.b32 column, thread, {tile.team - 1};"
+    yield "setp.eq.u32 copies, column, 0;"
+    yield f"min.u32 column, column, {tile.block_n - 1};"
+    yield "and.b32 turn, column, 7;"
+    yield "shl.b32 turn, turn, 4;"
+    yield f"mul.lo.u32 column, column, {4 * BLOCK_K};"
+    yield f"and.b32 t, thread, {WARP // 2 - 1};"
+    yield "mad.wide.u32 po, t, 4, po;"
+    yield "mov.b32 phase, 1;"
 
 
 def copy_weight(tile: Tile) -> Iterator[str]:
@@ -75,47 +88,22 @@ def copy_weight(tile: Tile) -> Iterator[str]:
     yield f"{copy} [o], [pv], {values}, [full];"
     yield f"add.u32 o, o, {values};"
     yield f"{copy} [o], [ps], {selectors}, [full];"
-    yield f"add.s64 pv, pv, {values};"
-    yield f"add.s64 ps, ps, {selectors};"
-
-
-def window(tile: Tile) -> Iterator[str]:
-    """This thread's elements. Piece i of 16 bytes of column n lies at place i ^ n % 8 of its 128
-    bytes. Load q takes pieces a = q % 2 + q / 2 * 4 and a + 2 of the high halves, and is piece q of
-    X in bfloat16 and q + 4 of its low halves. Threads past the last do what it does."""
-    yield f"min.u32 t, thread, {tile.loaders - 1};"
-    yield f"rem.u32 n, t, {tile.block_n};"
-    yield f"div.u32 c, t, {tile.block_n};"
-    yield "and.b32 t, n, 7;"
-    for i in range(tile.units):
-        yield f"add.u32 o, c, {i * (tile.loaders // tile.block_n)};"
-        yield "and.b32 at, o, 2;"
-        yield "add.u32 at, at, o;"
-        yield "xor.b32 at, at, t;"
-        yield "shl.b32 at, at, 4;"
-        yield f"mad.lo.u32 wide{i}, n, {4 * BLOCK_K}, at;"
-        yield "xor.b32 o, o, t;"
-        yield "shl.b32 o, o, 4;"
-        yield f"mad.lo.u32 half{i}, n, {4 * BLOCK_K}, o;"
+    yield f"add.s64 pv, pv, {tile.teams * values};"
+    yield f"add.s64 ps, ps, {tile.teams * selectors};"
 
 
 def load_order(tile: Tile) -> Iterator[str]:
-    for i in range(tile.units):
-        names = ", ".join(f"k{4 * i + j}" for j in range(4))
-        at = i * 16 * (tile.loaders // tile.block_n)
-        yield f"ld.global.v4.b32 {{{names}}}, [po+{at}];"
-    yield f"add.s64 po, po, {ORDER_BYTES};"
+    yield "ld.global.b32 order, [po];"
+    yield f"add.s64 po, po, {tile.teams * ORDER_BYTES};"
 
 
-def load_x(tile: Tile, turn: int) -> Iterator[str]:
-    of = 8 * tile.units * turn
-    for i in range(4 * tile.units):
-        yield f"and.b32 t, k{i}, 0xffff;"
-        yield "mad.wide.u32 p, t, stride, px;"
-        yield f"ld.global.b32 x{of + 2 * i}, [p];"
-        yield f"shr.u32 t, k{i}, 16;"
-        yield "mad.wide.u32 p, t, stride, px;"
-        yield f"ld.global.b32 x{of + 2 * i + 1}, [p];"
+def load_x() -> Iterator[str]:
+    for i in range(BLOCK_K // 2):
+        yield f"shfl.sync.idx.b32 k, order, {i}, 31, -1;"
+        for j, word in enumerate(("and.b32 t, k, 0xffff;", "shr.u32 t, k, 16;")):
+            yield word
+            yield "mad.wide.u32 p, t, stride, px;"
+            yield f"ld.global.b32 x{2 * i + j}, [p];"
 
 
 def split(word: str, high: str, low: str) -> Iterator[str]:
@@ -129,23 +117,28 @@ def in_half(out: str, first: str, second: str) -> str:
     return f"cvt.rn.bf16x2.f32 {out}, {second}, {first};"
 
 
-def store_x(tile: Tile, turn: int) -> Iterator[str]:
-    """Two columns each of slots s, s + 1, s + 4 and s + 5; in bfloat16 s + 4 comes second."""
-    pairs = ((0, 1), (4, 5), (2, 3), (6, 7))
-    for i in range(tile.units):
-        x = 8 * (tile.units * turn + i)
-        yield f"add.u32 at, cur, half{i};"
-        for place, (a, b) in enumerate(pairs):
-            yield in_half(f"y{place}", f"x{x + a}", f"x{x + b}")
-        yield f"st.shared.v4.b32 [at+{tile.half_bytes}], {{y0, y1, y2, y3}};"
-        yield f"add.u32 o, cur, wide{i};"
+def store_x(tile: Tile) -> Iterator[str]:
+    """Chunk q of a column, two columns of W each of slots s, s + 1, s + 4 and s + 5, is pieces a =
+    q % 2 + q / 2 * 4 and a + 2 of the high halves, piece q of X in bfloat16, where s + 4 comes
+    second, and q + 4 of its low halves. Piece i of column n lies at place i ^ n % 8."""
+    yield "add.u32 at, cur, column;"
+    for q in range(CHUNKS):
+        x = 8 * q
+        yield from _store_half(tile, q, "x", x)
         for four in (0, 4):
             for j in range(four, four + 4):
-                yield from split(f"x{x + j}", f"y{j}", f"z{j}")
-            words = ", ".join(f"y{j}" for j in range(four, four + 4))
-            yield f"st.shared.v4.b32 [o], {{{words}}};"
-            yield "xor.b32 o, o, 32;"
-        for place, (a, b) in enumerate(pairs):
-            yield in_half(f"y{place}", f"z{a}", f"z{b}")
-        yield "xor.b32 at, at, 64;"
-        yield f"st.shared.v4.b32 [at+{tile.half_bytes}], {{y0, y1, y2, y3}};"
+                yield from split(f"x{x + j}", f"y{j % 4}", f"z{j}")
+            yield from _store(q % 2 + q // 2 * 4 + four // 2, 0, "y0, y1, y2, y3")
+        yield from _store_half(tile, q + 4, "z", 0)
+
+
+def _store_half(tile: Tile, piece: int, name: str, of: int) -> Iterator[str]:
+    for place, (a, b) in enumerate(((0, 1), (4, 5), (2, 3), (6, 7))):
+        yield in_half(f"y{place}", f"{name}{of + a}", f"{name}{of + b}")
+    yield from _store(piece, tile.half_bytes, "y0, y1, y2, y3")
+
+
+def _store(piece: int, offset: int, words: str) -> Iterator[str]:
+    yield f"xor.b32 o, turn, {16 * piece};"
+    yield "add.u32 o, o, at;"
+    yield f"st.shared.v4.b32 [o+{offset}], {{{words}}};"
