@@ -41,7 +41,7 @@ GATHER_BREAK_EVEN = 0.57
 TENSOR_CORE_COLUMNS = 1536
 LONG_SUMS = 1_500_000_000  # multiplications of the dense product
 
-# Mean non-zeros of a row from which on the bound of pairs is at most 1.5 times that of tf32x3.
+# Mean non-zeros of a row from which on the bound of pairs is at most 3 times that of tf32x3.
 PAIRED_ROWS = 48
 
 # Mean non-zeros of a row beyond which a program that is not too long holds too few rows for one

@@ -17,7 +17,7 @@ from sparse_triton.kernels.pairs.pack import packed_for
 
 @triton.jit
 def spmm_pairs(  # type: ignore[no-untyped-def]
-    x, y, bias, residual, values, selectors, order, first, M, N, K, columns,
+    x, y, bias, residual, values, selectors, order, steps, M, N, K, columns, longest,
     GROUPS: tl.constexpr, STACK: tl.constexpr, BLOCK_N: tl.constexpr,
     TEAM: tl.constexpr, OUTPUTS: tl.constexpr,
     Y_ROW: tl.constexpr, PAIRED: tl.constexpr, COLUMNS_FASTEST: tl.constexpr,
@@ -36,15 +36,14 @@ def spmm_pairs(  # type: ignore[no-untyped-def]
     column = tl.minimum(o_n + tl.minimum(thread % TEAM, BLOCK_N - 1), columns - 1)
     image = column // N
     p_x = x + image.to(tl.int64) * K * N + (column - image * N)
-    step = tl.load(first + i_m)
-    steps = tl.load(first + i_m + 1) - step
-    step = step.to(tl.int64)
+    step = i_m * longest
     tile = step * (GROUPS * STACK) + zero
     sums = tl.inline_asm_elementwise(
         ASM,
         CONSTRAINTS,
         [(values + tile * 1024).to(tl.int64), (selectors + tile * 256).to(tl.int64),
-         (order + step * 16 + zero).to(tl.int64), p_x.to(tl.int64), N * 4 + zero, steps + zero, thread],
+         (order + step * 16 + zero).to(tl.int64), p_x.to(tl.int64), N * 4 + zero,
+         tl.load(steps + i_m) + zero, thread],
         dtype=f32s(OUTPUTS),
         is_pure=False,
         pack=1,
@@ -115,7 +114,7 @@ def pairs_source(plan: Plan) -> KernelSource:
              end.
     Cost     the time of 2*M*K*N flop on dense TF32 tensor cores where all columns find partners, at
              most twice that; 2 to 4 bytes an element of W, and as many of x, for each tile.
-    Error    |y - y64| <= gamma(5 * nnz_row + 130 + 1 + 2) * (|W| @ |x| + |bias| + |residual|),
+    Error    |y - y64| <= gamma(13 * nnz_row + 130 + 1 + 2) * (|W| @ |x| + |bias| + |residual|),
              derived in numerics, for |w| and |x| between 2**-102 and 2**127 or zero.
     Zeros    of W multiply where neither column of a slot has an entry: NaN or Inf in a column of x
              may make that column of y NaN in every row.
@@ -150,7 +149,7 @@ def pairs_source(plan: Plan) -> KernelSource:
         },
         x_dtype=problem.x_dtype,
         arrays=packed._asdict(),
-        scalars={"M": M, "N": N, "K": problem.K, "columns": columns},
+        scalars={"M": M, "N": N, "K": problem.K, "columns": columns, "longest": packed.longest},
         grid=grid_of(config, blocks, tiles, 1),
         num_warps=2 * THREADS // 32,
         options={

@@ -12,8 +12,10 @@ ARCH = 90  # wgmma is Hopper's alone
 BLOCK_K = 32  # 128 bytes of a column: what one shared-memory swizzle spans
 GROUP_ROWS, GROUP_THREADS = 64, 128  # of one product
 GROUPS = 2  # that multiply; as many fetch X
+TURNS = 2  # that registers of W take: products read the ones while the others are made
 THREADS = GROUPS * GROUP_THREADS
 WARP = 32
+MOST_TEAMS = 4  # that fetch X
 STAGES = 4
 REGISTERS = 128  # of a thread when the program starts; then
 MULTIPLYING, FETCHING = 192, 64
@@ -55,7 +57,8 @@ class Tile(NamedTuple):
     @property
     def team(self) -> int:
         """Threads that fetch X of one step, a column each; the next team has the next step."""
-        return 64 if self.block_n <= 64 else 128
+        least = THREADS // MOST_TEAMS
+        return least if self.block_n <= least else 2 * least
 
     @property
     def teams(self) -> int:

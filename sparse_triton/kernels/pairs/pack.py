@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_triton.config import ceil_div
-from sparse_triton.kernels.pairs.limits import BLOCK_K, Tile
+from sparse_triton.kernels.pairs.limits import BLOCK_K, GROUP_ROWS, GROUPS, MOST_TEAMS, TURNS, Tile
 from sparse_triton.kernels.pairs.matching import NO_PARTNER, pair_columns
 from sparse_triton.pattern import CSR
 
@@ -29,22 +29,24 @@ Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 SLOTS = BLOCK_K // 2
 CHUNK_OF = np.array([[0, 2], [1, 3], [4, 6], [5, 7]])  # fours of columns that a loader takes
-STEPS_AHEAD = 4  # fetched beyond the last
 
 
 class Packed(NamedTuple):
-    """values     [steps, tiles, 2, 128, 4] float32
-    selectors  [steps, tiles, 128, 2] int32
-    order      [steps, 4, 4] int32: the rows of X that a loader of X takes, two a word
-    first      [blocks + 1] int32: the step each row block begins with
-
-    ``STEPS_AHEAD`` steps of nothing follow the last.
+    """values     [blocks * longest, tiles, 2, 128, 4] float32
+    selectors  [blocks * longest, tiles, 128, 2] int32
+    order      [blocks * longest + MOST_TEAMS, 4, 4] int32: the rows of X of a step, two a word; a
+               team fetches that of its next step, even after its last
+    steps      [blocks] int32: of each row block, at most ``longest``
     """
 
     values: Float32
     selectors: Int32
     order: Int32
-    first: Int32
+    steps: Int32
+
+    @property
+    def longest(self) -> int:
+        return len(self.values) // len(self.steps)
 
 
 def packed_for(csr: CSR, tile: Tile) -> Packed:
@@ -61,20 +63,24 @@ def pack(csr: CSR, block_m: int) -> Packed:
     occupied[csr.rows, csr.column_indices] = True
     cuts = [slice(b * block_m, (b + 1) * block_m) for b in range(blocks)]
     parts = [_pack_block(dense[rows], occupied[rows]) for rows in cuts]
-    first = np.cumsum([0] + [len(order) for _, _, order in parts]).astype(np.int32)
-    values, selectors, order = (_joined(arrays) for arrays in zip(*parts, strict=True))
-    return Packed(values, selectors, order, first)
+    steps = np.array([len(order) for _, _, order in parts], np.int32)
+    values, selectors, order = (_joined(arrays, max(steps)) for arrays in zip(*parts, strict=True))
+    ahead = np.zeros((MOST_TEAMS, *order.shape[1:]), order.dtype)
+    return Packed(values, selectors, np.concatenate([order, ahead]), steps)
 
 
-def _joined(arrays: tuple[NDArray[Any], ...]) -> NDArray[Any]:
-    ahead = np.zeros((STEPS_AHEAD, *arrays[0].shape[1:]), arrays[0].dtype)
-    return np.concatenate([*arrays, ahead])
+def _joined(arrays: tuple[NDArray[Any], ...], longest: int) -> NDArray[Any]:
+    """One after the other, each as long as the longest: where one begins needs no look-up."""
+    out = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+    for block, array in zip(out, arrays, strict=True):
+        block[: len(array)] = array
+    return out.reshape(-1, *arrays[0].shape[1:])
 
 
 def _pack_block(dense: Float32, occupied: NDArray[np.bool_]) -> tuple[Float32, Int32, Int32]:
     """Values, selectors and order of one row block."""
     pairs = pair_columns(occupied)
-    places = np.zeros((SLOTS * even_steps(len(pairs)), 2), np.int32)
+    places = np.zeros((SLOTS * whole_turns(len(pairs), len(dense)), 2), np.int32)
     places[: len(pairs)] = np.where(pairs == NO_PARTNER, pairs[:, :1], pairs)
     real = np.zeros(len(places), bool)
     real[: len(pairs)] = pairs[:, 1] != NO_PARTNER
@@ -84,9 +90,11 @@ def _pack_block(dense: Float32, occupied: NDArray[np.bool_]) -> tuple[Float32, I
     return fragments(slots), selector_words(second), loading_order(places.reshape(-1, BLOCK_K))
 
 
-def even_steps(pairs: int) -> int:
-    """The loop takes two steps at a time."""
-    return max(2, ceil_div(ceil_div(pairs, SLOTS), 2) * 2)
+def whole_turns(pairs: int, block_m: int) -> int:
+    """Steps: one round of the loop takes two where a group has 64 rows, one where it has 128. At
+    least one for each team that fetches."""
+    turn = TURNS * GROUPS * GROUP_ROWS // block_m
+    return max(MOST_TEAMS, turn * ceil_div(pairs, SLOTS * turn))
 
 
 def fragments(slots: Float32) -> Float32:

@@ -14,13 +14,13 @@ from sparse_triton.kernels.pairs.limits import (
     GROUP_THREADS,
     SELECTORS_BYTES,
     STAGES,
+    TURNS,
     VALUES_BYTES,
     Tile,
 )
 from sparse_triton.kernels.pairs.ring import EMPTY, advance, wait
 from sparse_triton.kernels.pairs.stage import in_half, split
 
-SETS = 2
 # Shared-memory descriptor of X: 128-byte swizzle, 1024 bytes from 8 columns to the next 8.
 DESCRIPTOR_HIGH = (1 << 30) | (ALIGNMENT >> 4)
 DESCRIPTOR_LOW = 1 << 16
@@ -36,7 +36,7 @@ def declare_products(tile: Tile) -> Iterator[str]:
     on."""
     yield ".reg .b64 d<4>;"
     yield ".reg .b32 e, u, free, last, weight, selector;"
-    yield f".reg .b32 v<8>, w<2>, l<8>, h<{8 * SETS}>, m<{8 * SETS}>, s<{2 * SETS}>;"
+    yield f".reg .b32 v<8>, w<2>, l<8>, h<{8 * TURNS}>, m<{8 * TURNS}>, s<{2 * TURNS}>;"
     yield f".reg .f32 large<{tile.outputs}>, small<{tile.outputs}>;"
     yield ".reg .pred yes, gives;"
 
@@ -57,29 +57,27 @@ def multiply(tile: Tile, outs: list[str]) -> Iterator[str]:
     yield "mad.lo.u32 weight, u, 16, weight;"
     yield f"mad.lo.u32 selector, t, {selectors}, {at + tile.tiles * VALUES_BYTES};"
     yield "mad.lo.u32 selector, u, 8, selector;"
-    lag = SETS // tile.stack  # steps until all products of one are known to have ended
+    lag = TURNS // tile.stack  # steps until all products of one are known to have ended
     yield f"sub.s32 last, left, {lag};"
     yield f"add.u32 free, first, {8 * (STAGES - lag)};"
     yield from wait(0, "FIRST")
     yield from _load_weight(0)
     yield f"STEP{UID}:"
-    for turn in range(SETS):
+    for turn in range(TURNS):
         yield from _turn(tile, turn)
     yield "setp.gt.s32 more, left, 0;"
     yield f"@more bra STEP{UID};"
     yield "wgmma.wait_group.sync.aligned 0;"
     for j, out in enumerate(outs):
         yield (
-            f"add.f32 {out}, large{j}, small{j};"
-            if tile.sums == 2
-            else f"mov.f32 {out}, large{j};"
+            f"add.f32 {out}, large{j}, small{j};" if tile.sums == 2 else f"mov.f32 {out}, large{j};"
         )
 
 
 def _turn(tile: Tile, turn: int) -> Iterator[str]:
     """One 64-row tile of this group, one step: turn ``turn`` of the loop. What the next turn splits
     is fetched before the products, whose issue takes until they run."""
-    r = turn if tile.stack == SETS else 0
+    r = turn if tile.stack == TURNS else 0
     if r == 0:
         yield from _descriptors(tile)
     yield "wgmma.wait_group.sync.aligned 1;"
@@ -141,7 +139,12 @@ def _descriptors(tile: Tile) -> Iterator[str]:
 
 
 def _products(tile: Tile, r: int, turn: int) -> Iterator[str]:
-    for half, of, d, lanes in ((True, 4, 2, 0), (False, 0, 0, 0), (True, 0, 3, 0), (False, 4, 1, 1)):
+    for half, of, d, lanes in (
+        (True, 4, 2, 0),
+        (False, 0, 0, 0),
+        (True, 0, 3, 0),
+        (False, 4, 1, 1),
+    ):
         acc = "small" if half and tile.sums == 2 else "large"
         each = tile.block_n // 2
         sums = ", ".join(f"{acc}{r * each + j}" for j in range(each))

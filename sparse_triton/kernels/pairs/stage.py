@@ -38,8 +38,6 @@ def fill(tile: Tile, wait_for_inputs: list[str]) -> Iterator[str]:
     yield from _begin(tile)
     yield from load_order(tile)
     yield from wait_for_inputs
-    yield "setp.le.s32 more, left, 0;"
-    yield "@more exit;"
     yield f"FILL{UID}:"
     yield from load_x()
     yield from load_order(tile)
