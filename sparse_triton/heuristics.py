@@ -43,6 +43,8 @@ LONG_SUMS = 1_500_000_000  # multiplications of the dense product
 
 # Mean non-zeros of a row from which on the bound of pairs is at most 3 times that of tf32x3.
 PAIRED_ROWS = 48
+# Rows from which on pairs, whose tiles they fill, takes less than any program where it pays.
+FULL_PAIRS = 256
 
 # Mean non-zeros of a row beyond which a program that is not too long holds too few rows for one
 # reading of X.
@@ -113,6 +115,8 @@ def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
     if _takes_turns(problem, device):
         return ("unrolled", *_gathered(columns), "dense")
     outputs = problem.M * columns
+    if problem.M >= FULL_PAIRS and columns >= MANY_COLUMNS and _pairs_pay(problem, device):
+        return ("pairs", "tf32x3", "dense")
     few_enough = problem.nnz <= QUICKLY_COMPILED and problem.sparsity >= 0.75
     short = problem.nnz <= LONG_ROWS * problem.M or not _tensor_cores_pay(problem, device)
     if few_enough and short and columns >= MANY_COLUMNS and outputs >= FILLED_BY_OUTPUTS:

@@ -1,4 +1,4 @@
-"""The pairs kernel for sm_90: sparse products that overlap, registers given and taken, no spills."""
+"""The pairs kernel for sm_90: products that overlap, registers that change hands, no spills."""
 
 from __future__ import annotations
 

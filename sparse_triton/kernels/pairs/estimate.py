@@ -27,19 +27,15 @@ class Way(NamedTuple):
     wave_us: float
 
 
-WAYS = tuple(
-    Way(Tile(stack, n), (stack * 2 * (2 * n + 80) + 4 * n) / 1755 / 0.9, 3.5)
-    for stack, n in (
-        (1, 48),
-        (1, 64),
-        (1, 96),
-        (1, 128),
-        (2, 48),
-        (2, 64),
-        (2, 96),
-        (2, 104),
-        (2, 128),
-    )
+WAYS = (
+    Way(Tile(1, 48), 0.36, 3.5),
+    Way(Tile(1, 64), 0.41, 3.4),
+    Way(Tile(1, 96), 0.67, 3.3),
+    Way(Tile(2, 48), 0.515, 4.2),
+    Way(Tile(2, 64), 0.605, 3.8),
+    Way(Tile(2, 96), 0.89, 6.2),
+    Way(Tile(2, 104), 0.98, 6.2),
+    Way(Tile(2, 128), 1.12, 7.6),
 )
 
 

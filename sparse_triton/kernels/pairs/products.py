@@ -60,8 +60,6 @@ def multiply(tile: Tile, outs: list[str]) -> Iterator[str]:
     lag = TURNS // tile.stack  # steps until all products of one are known to have ended
     yield f"sub.s32 last, left, {lag};"
     yield f"add.u32 free, first, {8 * (STAGES - lag)};"
-    yield from wait(0, "FIRST")
-    yield from _load_weight(0)
     yield f"STEP{UID}:"
     for turn in range(TURNS):
         yield from _turn(tile, turn)
@@ -76,26 +74,25 @@ def multiply(tile: Tile, outs: list[str]) -> Iterator[str]:
 
 def _turn(tile: Tile, turn: int) -> Iterator[str]:
     """One 64-row tile of this group, one step: turn ``turn`` of the loop. What the next turn splits
-    is fetched before the products, whose issue takes until they run."""
+    is fetched before the products, whose issue takes until they run, but nobody waits before."""
     r = turn if tile.stack == TURNS else 0
+    ends = r == tile.stack - 1
     if r == 0:
+        yield from wait(0, f"FULL{turn}")
+        yield from _load_weight(0)
         yield from _descriptors(tile)
     yield "wgmma.wait_group.sync.aligned 1;"
     yield from _split_weight(turn)
-    if r + 1 < tile.stack:
-        yield from _load_weight(r + 1)
-    else:
+    if ends:
         yield from _give_back()
-        yield from advance(tile)
-        yield "sub.s32 left, left, 1;"
-        yield "setp.le.s32 more, left, 0;"
-        yield f"@more bra LAST{turn}{UID};"
-        yield from wait(0, f"FULL{turn}")
-        yield from _load_weight(0)
-        yield f"LAST{turn}{UID}:"
+    else:
+        yield from _load_weight(r + 1)
     yield "wgmma.fence.sync.aligned;"
     yield from _products(tile, r, turn)
     yield "wgmma.commit_group.sync.aligned;"
+    if ends:
+        yield from advance(tile)
+        yield "sub.s32 left, left, 1;"
 
 
 def _load_weight(r: int) -> Iterator[str]:
