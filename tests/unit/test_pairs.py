@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from sparse_triton import numerics, verify
 from sparse_triton.device import Device
 from sparse_triton.kernels import FAMILIES
-from sparse_triton.kernels.pairs.limits import BLOCK_K
+from sparse_triton.kernels.pairs.asm import emit
+from sparse_triton.kernels.pairs.estimate import WAYS
+from sparse_triton.kernels.pairs.limits import BLOCK_K, Tile
 from sparse_triton.kernels.pairs.matching import NO_PARTNER, pair_columns
 from sparse_triton.kernels.pairs.pack import Packed, pack
 from sparse_triton.kernels.tf32x3.split import split
@@ -77,6 +80,18 @@ def test_packed_weight_is_the_weight(pattern: str, M: int, K: int, block_m: int)
     for half in (False, True):
         assert np.array_equal(read_back(packed, W.shape, block_m, half), W.csr.to_dense())
     assert not (packed.steps % (256 // block_m)).any()
+
+
+@pytest.mark.parametrize("tile", [way.tile for way in WAYS], ids=str)
+def test_a_stage_is_full_when_all_have_arrived(tile: Tile) -> None:
+    """Barriers count the warps with a column and one that has W copied, and the bytes it copies."""
+    text = emit(tile, dependent_launch=True).text
+    arrivals = [int(n) for n in re.findall(r"mbarrier.init\S+ \[\S+\], (\d+);", text)]
+    warps = -(-tile.block_n // 32)
+    assert arrivals == [1 + warps, 8] * (len(arrivals) // 2)
+    expected = [int(n) for n in re.findall(r"expect_tx\S+ _, \[full\], (\d+);", text)]
+    copied = [int(n) for n in re.findall(r"cp.async.bulk\S+ \[o\], \[p\w\], (\d+),", text)]
+    assert expected == [sum(copied)] == [tile.stage_bytes - 2 * tile.half_bytes]
 
 
 def rows_of(bits: list[int], rows: int) -> np.ndarray:
