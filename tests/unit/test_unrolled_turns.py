@@ -120,6 +120,7 @@ def test_chunks_are_the_body_in_k_order() -> None:
         ({}, 2048, 80, 1),
         ({"fastest": "rows"}, 2048, 90, 1),
         ({"starts": 2}, 2048, 90, 1),  # two programs a multiprocessor
+        ({}, 512 * 68, 90, 1),  # more programs than multiprocessors
     ],
     ids=str,
 )

@@ -130,7 +130,7 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
     asm = emit(program, spelling)
     row_major = problem.y_layout == "row"
     tiles = ceil_div(problem.N, lanes * config.vector)
-    cluster = _neighbours(config, tiles, plan.device)
+    cluster = _neighbours(config, tiles, stacks * problem.batch, plan.device)
     return KernelSource(
         fn=spmm_unrolled,
         constants={
@@ -165,8 +165,9 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
     )
 
 
-def _neighbours(config: KernelConfig, tiles: int, device: Device) -> int:
+def _neighbours(config: KernelConfig, tiles: int, others: int, device: Device) -> int:
     """Programs of one code that are launched as a cluster, on two multiprocessors that share an
-    instruction cache: where each has a multiprocessor to itself."""
+    instruction cache: where each has a multiprocessor to itself, and none waits for two."""
     alone = config.starts > 2 and config.K_blocks == 1 and config.fastest == "columns"
-    return 2 if alone and tiles % 2 == 0 and 2 in cluster_sizes(device) else 1
+    one_wave = tiles * others <= device.cores
+    return 2 if alone and one_wave and tiles % 2 == 0 and 2 in cluster_sizes(device) else 1
