@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, help="measured configurations a problem, at most")
     parser.add_argument("--seconds", type=float, help="of tuning each problem, at most")
     parser.add_argument(
-        "--compile", type=float, nargs="?", const=120.0, metavar="SECONDS",
+        "--compile", type=float, nargs="?", const=600.0, metavar="SECONDS",
         help="torch.compile too, at most so long for each precision (default: %(const)g)",
     )  # fmt: skip
     parser.add_argument("--kernels", action="store_true", help="what each kernel takes, on a GPU")
