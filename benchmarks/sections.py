@@ -107,7 +107,7 @@ SECTIONS = (
     Section(
         "models", "Whole networks",
         "Pruned networks end to end, every contestant in a CUDA graph, one run a network. "
-        "*Compiled* is `torch.compile(mode=\"max-autotune\")`; its search takes minutes for a convolutional "
-        "network and takes part where `--compile` asks for it.", _models,
+        "*Compiled* is `torch.compile(mode=\"max-autotune\")`; its search takes minutes for a "
+        "convolutional network and takes part where `--compile` asks for it.", _models,
     ),
 )  # fmt: skip
