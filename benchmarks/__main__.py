@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from autotune.budget import as_budget
-from benchmarks import host, models_command, report
+from benchmarks import fetch, host, models_command, report
 from benchmarks.pages import write_pages
 from benchmarks.paper import command as paper
 from benchmarks.problems import data_folder, paper_problems
@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     calls = commands.add_parser("host", help="host time of one eager call")
     _outputs(calls)
     calls.set_defaults(command=_host)
+    lines = commands.add_parser("fetch", help="what a GPU takes to fetch code, cycles a line")
+    lines.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    lines.set_defaults(command=_fetch)
     paper.arguments(
         commands.add_parser("paper", help="the literature's results beside the published figures"),
         RESULTS,
@@ -226,6 +229,14 @@ def _host(args: argparse.Namespace) -> None:
     us = host.run(device)
     _finish(args, {"benchmark": "host", "environment": environment(Device.of(device)), "us": us})
     print(host.table(us))
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    device = torch.device("cuda")
+    rows = fetch.run(device)
+    facts = environment(Device.of(device))
+    _finish(args, {"benchmark": "fetch", "environment": facts, "rows": rows})
+    print(fetch.table(rows))
 
 
 def _keep(
