@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from benchmarks.report import markdown
 from sparse_triton.build import KernelSource, compile_kernel
 from sparse_triton.device import Device
 from sparse_triton.kernel import Run
@@ -150,5 +151,4 @@ def cycles(kernel: Run, programs: int, device: torch.device, before: Run | None)
 def table(rows: list[Row]) -> str:
     head = ["code, KB", "lanes", "versions", "cycles a line, again", "after others"]
     fields = ("kb", "lanes", "placement", "warm", "cold")
-    lines = [head, ["---"] * len(head), *([str(row[f]) for f in fields] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(head, [[str(row[f]) for f in fields] for row in rows])

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.dense_models import BASELINE, PLAIN
 from benchmarks.models import OURS
+from benchmarks.report import markdown
 
 Row = dict[str, Any]
 COLUMNS = {
@@ -39,7 +40,7 @@ def latencies(rows: list[Row]) -> str:
         ms = [f"{row['us'][n]['us'] / 1e3:.3f}" if n in row["us"] else "–" for n in names]
         layers = f"{row['sparse_layers']} of {row['layers']}"
         lines.append([row["network"], str(row["batch"]), *ms, f"{speedup(row, OURS):.2f}", layers])
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def searched(rows: list[Row]) -> str:
@@ -80,12 +81,7 @@ def sizes(rows: list[Row]) -> str:
             f"{eager[OURS] / 1e3:.2f} ({eager[BASELINE] / 1e3:.2f})",
             ", ".join(f"{count} {name}" for name, count in families.most_common()),
         ])  # fmt: skip
-    return _markdown(head, lines)
-
-
-def _markdown(head: list[str], lines: list[list[str]]) -> str:
-    rule = ["---"] * len(head)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
+    return markdown(head, lines)
 
 
 def plot(rows: list[Row], environment: dict[str, str], path: Path) -> None:

@@ -114,17 +114,18 @@ def _preferred(problem: SpmmProblem, device: Device) -> tuple[str, ...]:
         return (*_gathered(columns), "dense") if _half_pays(problem) else ("dense",)
     if _takes_turns(problem, device):
         return ("unrolled", *_gathered(columns), "dense")
-    outputs = problem.M * columns
-    if problem.M >= FULL_PAIRS and columns >= MANY_COLUMNS and _pairs_pay(problem, device):
+    outputs, many = problem.M * columns, _many_columns(problem)
+    pairs_pay = columns >= TENSOR_CORE_COLUMNS and _pairs_pay(problem, device)
+    if pairs_pay and many and problem.M >= FULL_PAIRS:
         return ("pairs", "tf32x3", "dense")
     few_enough = problem.nnz <= QUICKLY_COMPILED and problem.sparsity >= 0.75
     short = problem.nnz <= LONG_ROWS * problem.M or not _tensor_cores_pay(problem, device)
-    if few_enough and short and columns >= MANY_COLUMNS and outputs >= FILLED_BY_OUTPUTS:
+    if few_enough and short and many and outputs >= FILLED_BY_OUTPUTS:
         return ("unrolled", *_gathered(columns), "dense")
     brief = TINY_PROGRAMS <= problem.nnz <= SHORT_PROGRAMS
     if brief and columns >= SOME_COLUMNS and problem.sparsity >= 0.87:
         return ("unrolled", *_gathered(columns), "dense")
-    if columns >= TENSOR_CORE_COLUMNS and _pairs_pay(problem, device):
+    if pairs_pay:
         return ("pairs", "tf32x3", "dense")
     if columns >= TENSOR_CORE_COLUMNS and _tensor_cores_pay(problem, device):
         return ("tf32x3", "dense")

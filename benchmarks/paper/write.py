@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.part import Part, Row
-from benchmarks.report import write
+from benchmarks.report import markdown, write
 
 
 def save(part: Part, rows: list[Row], environment: dict[str, str], folder: Path) -> None:
@@ -41,9 +41,7 @@ def picture(part: Part, rows: list[Row], environment: dict[str, str], folder: Pa
 
 def table(part: Part, rows: list[Row]) -> str:
     """Markdown: ours beside theirs."""
-    head, cells = part.table(rows)
-    lines = [head, ["---"] * len(head), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(*part.table(rows))
 
 
 def page(parts: Iterable[Part], folder: Path, pictures: str) -> str:

@@ -14,7 +14,7 @@ class Columns:
 
     A load fills ``words`` registers: float32 columns one each, 16-bit columns in pairs, low first.
 
-    hint  a cache policy of loads from global memory (a register), as ``EVICTED_FIRST`` makes one
+    hint  a cache policy of loads from global memory (a register), ``ONCE`` or none
     """
 
     x_dtype: str
@@ -94,10 +94,11 @@ class Asm:
 
 UID = "_${:uid}"  # LLVM replaces it, so that labels stay unique if a text is instantiated twice
 
-# Their lines leave the L2 cache before others: declares the policy ``once`` (sm_80 on).
+# Lines that leave the L2 cache before others: their policy, and what declares it (sm_80 on).
+ONCE = "once"
 EVICTED_FIRST = (
-    ".reg .b64 once;",
-    "createpolicy.fractional.L2::evict_first.b64 once, 1.0;",
+    f".reg .b64 {ONCE};",
+    f"createpolicy.fractional.L2::evict_first.b64 {ONCE}, 1.0;",
 )
 
 # Dependent launch (sm_90 on): the next kernel may start early and fetch its weights; it waits here

@@ -17,6 +17,7 @@ from sparse_triton.kernels.conv.interpreter import interpret
 from sparse_triton.kernels.conv.limits import MAX_CHUNKS, gather_why_not, unrolled_why_not
 from sparse_triton.kernels.conv.model import gather_us
 from sparse_triton.kernels.conv.shape import gather_shape, unrolled_shape
+from sparse_triton.kernels.conv.tile import Tile
 from sparse_triton.kernels.exchange import cluster_sizes
 from sparse_triton.kernels.family import Family, Plan, Space
 from sparse_triton.problem import MANY_COLUMNS, ConvProblem
@@ -145,11 +146,9 @@ def _unrolled_guesses(problem: ConvProblem, device: Device) -> Iterator[KernelCo
     longest, if they fill the device once. Some pixels: all lanes share one short program, half of
     the channels each. Few: eight rows, shared by eight groups."""
     if problem.N * problem.batch >= MANY_COLUMNS:
-        blocks = ceil_div(problem.M, 64)
         for longest in _sized(problem, 64, 1, 512, 2, (104, 208)):
             tile = unrolled_shape(problem, longest).tile
-            filled = blocks * tile.tiles * problem.batch / device.cores
-            if tile.lanes == 512 and 0.75 <= filled <= 1.0:
+            if tile.lanes == 512 and 0.75 <= _waves(problem, 64, tile, device) <= 1.0:
                 yield longest
         yield from _wide(problem, device)
         yield from _sized(problem, 32, 1, 256, 3, (48, 104, 208))
@@ -172,9 +171,13 @@ def _wide(problem: ConvProblem, device: Device) -> Iterator[KernelConfig]:
     for config in _sized(problem, rows, 1, lanes, MAX_CHUNKS, (208,)):
         one = replace(config, prefetch=4, starts=starts)
         tile = unrolled_shape(problem, one).tile
-        waves = ceil_div(problem.M, rows) * tile.tiles * problem.batch / device.cores
-        if tile.lanes == lanes and waves >= 0.75:
+        if tile.lanes == lanes and _waves(problem, rows, tile, device) >= 0.75:
             yield one
+
+
+def _waves(problem: ConvProblem, rows: int, tile: Tile, device: Device) -> float:
+    """Programs of so many rows for each multiprocessor."""
+    return ceil_div(problem.M, rows) * tile.tiles * problem.batch / device.cores
 
 
 def _sized(

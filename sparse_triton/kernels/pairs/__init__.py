@@ -1,7 +1,8 @@
 """Family ``pairs``: unstructured zeros on sparse tensor cores, near float32's accuracy.
 
-``limits`` (tile and legality) -> ``matching`` (which columns share a slot) -> ``pack`` (fragments)
--> ``asm`` (the products) -> ``kernel``.
+``limits`` (tile and legality) -> ``estimate`` (the default) -> ``matching`` (which columns share a
+slot) -> ``pack`` (fragments) -> ``ring``, ``stage``, ``products``, ``asm``: what warps do, as PTX
+-> ``kernel``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Pairs(Family):
         return pairs_why_not(problem, config, device)
 
     def space(self, problem: SpmmProblem, device: Device) -> Space:
-        """Fields of the ways, 18 combinations at most; only the default where columns are few."""
+        """Fields of the ways, ten combinations at most; only the default where columns are few."""
         many = problem.N * problem.batch >= WORTHWHILE_COLUMNS
         tiles = [way.tile for way in ways(problem, device)] if many else []
         configs = [self.default_config(problem, device), *(config_of(problem, t) for t in tiles)]

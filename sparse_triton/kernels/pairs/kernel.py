@@ -109,9 +109,9 @@ def pairs_source(plan: Plan) -> KernelSource:
     Program  one tile [block_m, block_n] of y. Columns of W that no row of the block has both of
              share a slot: sparse tensor cores read one of two rows of x for it, as a selector says,
              and take half the time. x is split into high + low (high is a TF32 number) and turned
-             on its way into shared memory, W in registers. high*high in TF32 goes to one
-             accumulator, w_low*x + w_high*x_low in bfloat16 to another; the two are added at the
-             end.
+             on its way into shared memory, by warps that do nothing else; W in registers, by
+             those that multiply. high*high in TF32 goes to one accumulator, w_low*x + w_high*x_low
+             in bfloat16 to another, added at the end, or to the same where tiles are wide.
     Cost     the time of 2*M*K*N flop on dense TF32 tensor cores where all columns find partners, at
              most twice that; 2 to 4 bytes an element of W, and as many of x, for each tile.
     Error    |y - y64| <= gamma(13 * nnz_row + 130 + 1 + 2) * (|W| @ |x| + |bias| + |residual|),

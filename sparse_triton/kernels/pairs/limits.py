@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sparse_triton.config import KernelConfig, ceil_div, counts_why_not
 from sparse_triton.device import Device
+from sparse_triton.kernels.tf32x3.limits import float32_why_not
 from sparse_triton.problem import SpmmProblem
 
 ARCH = 90  # wgmma is Hopper's alone
@@ -99,11 +100,9 @@ def _problem_why_not(problem: SpmmProblem, device: Device) -> str | None:
             f"sparse products of whole warp groups need sm_{ARCH}, the device is "
             f"sm_{device.arch}; use kernel='tf32x3'"
         )
-    if (problem.x_dtype, problem.w_dtype) != ("float32", "float32"):
-        return (
-            f"X and W must be float32, got {problem.x_dtype} and {problem.w_dtype}; "
-            "use kernel='dense'"
-        )
+    reason = float32_why_not(problem)
+    if reason is not None:
+        return reason
     if problem.x_layout != "row":
         return "X must be row-major; use kernel='tf32x3'"
     if problem.M == 0 or problem.batch == 0 or problem.nnz == 0:

@@ -66,17 +66,24 @@ def tf32x3_why_not(problem: SpmmProblem, config: KernelConfig, device: Device) -
     )
 
 
+def float32_why_not(problem: SpmmProblem) -> str | None:
+    """Only float32 is split."""
+    if (problem.x_dtype, problem.w_dtype) == ("float32", "float32"):
+        return None
+    return (
+        f"X and W must be float32, got {problem.x_dtype} and {problem.w_dtype}; use kernel='dense'"
+    )
+
+
 def _problem_why_not(problem: SpmmProblem, device: Device) -> str | None:
     if device.arch < FIRST_ARCH_WITH_TF32:
         return (
             f"TF32 tensor cores need sm_{FIRST_ARCH_WITH_TF32}, the device is sm_{device.arch}; "
             "use kernel='dense'"
         )
-    if (problem.x_dtype, problem.w_dtype) != ("float32", "float32"):
-        return (
-            f"X and W must be float32, got {problem.x_dtype} and {problem.w_dtype}; "
-            "use kernel='dense'"
-        )
+    reason = float32_why_not(problem)
+    if reason is not None:
+        return reason
     if problem.M == 0 or problem.N == 0 or problem.batch == 0 or problem.nnz == 0:
         return "nothing to multiply; use kernel='dense'"
     if max(problem.M, problem.K, problem.N) > MAX_EXTENT:

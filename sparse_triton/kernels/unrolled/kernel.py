@@ -8,7 +8,7 @@ import triton.language as tl
 from sparse_triton.build import KernelSource
 from sparse_triton.config import KernelConfig, ceil_div, grid_of
 from sparse_triton.device import Device
-from sparse_triton.kernels.columns import Columns, has_dependent_launch
+from sparse_triton.kernels.columns import ONCE, Columns, has_dependent_launch
 from sparse_triton.kernels.epilogue import epilogue_constants, f32s, store_row
 from sparse_triton.kernels.exchange import cluster_sizes
 from sparse_triton.kernels.family import Plan
@@ -125,7 +125,7 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
     share, stacks = exchange.block_m // config.parts, program.rows.shape[0] // config.stack
     read_at_once = place == "alone" and (stacks == 1 or config.fastest == "rows")
     leaves_first = streamed(problem, plan.device, read_at_once)
-    columns = Columns(problem.x_dtype, config.vector, "once" if leaves_first == "x" else "")
+    columns = Columns(problem.x_dtype, config.vector, ONCE if leaves_first == "x" else "")
     spelling = Spelling(columns, row_bytes, exchange, dependent, config.starts, place)
     asm = emit(program, spelling)
     row_major = problem.y_layout == "row"
@@ -144,7 +144,7 @@ def source_of(plan: Plan, program: Program, place: Place = "alone") -> KernelSou
             "VECTOR": config.vector,
             "STARTS": config.starts,
             "SHARE": share,
-            "ROWS_AHEAD": min(share, ROWS_AHEAD) if share <= 8 or config.parts == 1 else 1,
+            "ROWS_AHEAD": min(share, ROWS_AHEAD) if share <= ROWS_AHEAD or config.parts == 1 else 1,
             "COLUMNS_FASTEST": config.fastest == "columns",
             "EVICTION": "evict_first" if leaves_first == "y" else "",
             "ASM": asm.text,
